@@ -1,1 +1,7 @@
 //! Sluice.
+
+pub mod engine;
+pub mod inbox;
+pub mod message;
+pub mod source;
+pub mod units;

@@ -1,0 +1,165 @@
+//! What an engine in the inbox's own transaction must be able to do, and the registry of engines.
+//!
+//! Such an engine looks at who waits for a batch of messages, and writes its rows for them in the
+//! transaction that also holds the inbox rows. It never talks to a broker, never commits, and never
+//! touches the inbox's table; its own tables of ours (pending claims) it owns alone.
+
+pub mod camunda_tables;
+pub mod sql;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::inbox::{DbError, RowId};
+use crate::message::{DeadReason, Hash, Message, Undecodable, WaitReason};
+use crate::source::Finding;
+
+/// `[engines.NAME]`: exactly one of the tables.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum EngineConfig {
+    /// Operaton, Camunda 7 or CIB seven, by rows in the tables that share the inbox's database.
+    CamundaTables(camunda_tables::CamundaTablesConfig),
+    /// The user's own statements on the inbox's database.
+    Sql(sql::SqlConfig),
+}
+
+/// One message of a batch, and the row that it is or will be.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub row: RowId,
+    /// The epoch that a hand-over of this look will have.
+    pub epoch: i64,
+    pub message: &'a Message,
+    /// From what a start derives the instance's id: scope, dedup key and conflict, never the row.
+    pub identity: Hash,
+    /// `on_no_match = "start"`: when nobody waits, start by the message's name.
+    pub start_if_nobody: bool,
+    /// The route wants every subscription of the name in the matched instance to have it.
+    pub broadcast: bool,
+}
+
+/// What becomes of one message, as far as the look can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A correlation job will be written; its receipt is the proof.
+    Hand,
+    /// The effect itself will be in our commit (or is there already, by its deterministic id).
+    Effect {
+        /// The instance that was started.
+        process_instance_id: Option<String>,
+    },
+    /// Nobody waits for it. The route says what that means.
+    Nobody,
+    Wait {
+        reason: WaitReason,
+        /// For people: which definition, which subscription.
+        detail: String,
+    },
+    /// It can never be taken as it is.
+    Dead { reason: DeadReason, detail: String },
+}
+
+/// A row whose claim missed between look and hand-over: somebody else was quicker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    pub row: RowId,
+    pub reason: WaitReason,
+    pub detail: String,
+}
+
+/// What confirm learned about a row that was handed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmed {
+    pub row: RowId,
+    /// The epoch of the hand-over that this is about.
+    pub epoch: i64,
+    pub verdict: Verdict,
+}
+
+/// The proof, or that there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The receipt is there.
+    Done,
+    /// It is proven that the effect never happened.
+    Never { detail: String },
+    /// The job is gone, and nothing proves either.
+    InDoubt { detail: String },
+}
+
+/// An engine whose effect commits together with the inbox row.
+///
+/// `Tx` is the inbox's transaction, so that an engine cannot be given the transaction of another database.
+#[async_trait]
+pub trait Engine<Tx>: Send + Sync {
+    /// As in `[engines.NAME]`.
+    fn name(&self) -> &str;
+
+    /// Whether the engine's columns can hold the message at all; pure, before any transaction.
+    ///
+    /// # Errors
+    /// What does not fit, by the variable's name.
+    fn fits(&self, message: &Message) -> Result<(), Undecodable>;
+
+    /// Step 3: who waits for these, in the batch's order. Only a look: [`Matched::hand`] makes it true.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn look<'a>(
+        &'a self,
+        tx: &mut Tx,
+        asks: &[Ask<'a>],
+    ) -> Result<Box<dyn Matched<Tx> + 'a>, DbError>;
+
+    /// Rows that may go on now: a free subscription joined with the first waiting row for it.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn wake(&self, tx: &mut Tx, limit: i64) -> Result<Vec<RowId>, DbError>;
+
+    /// Handed rows whose job is gone, with the proof from the same snapshot; their claims are released.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn confirm(&self, tx: &mut Tx, limit: i64) -> Result<Vec<Confirmed>, DbError>;
+
+    /// Learns what changes slowly: deployed models, the backlog, what is blocked. Called every second or so.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn refresh(&self, tx: &mut Tx) -> Result<EngineState, DbError>;
+
+    /// What `sluice check --connect` prints about it.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn inspect(&self, tx: &mut Tx) -> Result<Vec<Finding>, DbError>;
+}
+
+/// What a look found for each message of a batch, and the way to hand them over.
+#[async_trait]
+pub trait Matched<Tx>: Send {
+    /// The outcome of the n-th ask.
+    fn outcome(&self, index: usize) -> &Outcome;
+
+    /// Step 5: writes the engine's rows for the asks with these indices, whose rows are inserted.
+    ///
+    /// Only asks whose outcome is [`Outcome::Hand`] or [`Outcome::Effect`] may be named.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn hand(self: Box<Self>, tx: &mut Tx, indices: &[usize]) -> Result<Vec<Missed>, DbError>;
+}
+
+/// What an engine says of itself, for the status page and the metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct EngineState {
+    /// Our own runnable jobs that are not finished.
+    pub backlog: u64,
+    /// Our own jobs that will not run by themselves: no retries left, suspended, or deployed nowhere.
+    pub blocked: u64,
+    /// For people: what blocks, at most a handful.
+    pub blocked_details: Vec<String>,
+}

@@ -1,0 +1,164 @@
+//! Errors of a database by class: what the intake does next depends on nothing else.
+//!
+//! The list of *data* errors is a white-list: everything that is not on it, and every code that nobody
+//! knows, is an outage, because an outage costs nothing but time.
+
+use std::fmt;
+
+/// What an error says about whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// About one row's data: bisect down to it, store it dead, commit its neighbours.
+    Data,
+    /// The user's own statement refused one message: an attempt of that message.
+    Message,
+    /// Somebody was quicker, or a lock was not to be had: the same batch again, matched anew.
+    Again,
+    /// Not about any message: wait and try the same batch again, no attempt used.
+    Outage,
+}
+
+impl Class {
+    pub const ALL: [Self; 4] = [Self::Data, Self::Message, Self::Again, Self::Outage];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Message => "message",
+            Self::Again => "again",
+            Self::Outage => "outage",
+        }
+    }
+}
+
+/// A database's error, classified.
+#[derive(Debug)]
+pub struct DbError {
+    pub class: Class,
+    /// The step that failed, for people.
+    pub step: &'static str,
+    pub source: sqlx::Error,
+}
+
+impl DbError {
+    pub fn of(step: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self {
+            class: classify(&source),
+            step,
+            source,
+        }
+    }
+
+    /// The server's code, such as SQLSTATE.
+    pub fn code(&self) -> Option<String> {
+        self.source
+            .as_database_error()
+            .and_then(|error| error.code().map(std::borrow::Cow::into_owned))
+    }
+
+    /// For logs and rows: the code and the server's message, never its detail, which may quote values.
+    pub fn redacted(&self) -> String {
+        match self.source.as_database_error() {
+            Some(error) => {
+                let code = self.code().unwrap_or_default();
+                let message = error.message();
+                // PostgreSQL quotes the value in messages of class 22 ("invalid input syntax … \"abc\"").
+                let message = message.split('"').next().unwrap_or_default().trim();
+                format!("{}: {code} {message}", self.step)
+            }
+            None => format!("{}: {}", self.step, self.source),
+        }
+    }
+}
+
+impl fmt::Display for DbError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted())
+    }
+}
+
+impl std::error::Error for DbError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        None
+    }
+}
+
+fn classify(error: &sqlx::Error) -> Class {
+    let Some(error) = error.as_database_error() else {
+        return match error {
+            // The value could not even be sent: sqlx refused to encode it.
+            sqlx::Error::Encode(_) => Class::Data,
+            _ => Class::Outage,
+        };
+    };
+    let code = error.code().unwrap_or_default();
+    if error
+        .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+        .is_some()
+    {
+        classify_postgres(&code)
+    } else {
+        classify_sqlite(&code)
+    }
+}
+
+/// By SQLSTATE.
+fn classify_postgres(code: &str) -> Class {
+    match code {
+        // Data exceptions; a value too long or null or out of a check; too large for a row.
+        _ if code.starts_with("22") => Class::Data,
+        "23502" | "23514" | "54000" => Class::Data,
+        // A definition that went away, an id or claim that somebody else took: match again.
+        "23503" | "23505" | "40001" | "40P01" | "55P03" => Class::Again,
+        _ => Class::Outage,
+    }
+}
+
+/// By the extended result code.
+fn classify_sqlite(code: &str) -> Class {
+    let Ok(extended) = code.parse::<i32>() else {
+        return Class::Outage;
+    };
+    match extended & 0xff {
+        // SQLITE_BUSY, SQLITE_LOCKED
+        5 | 6 => Class::Again,
+        // SQLITE_TOOBIG, SQLITE_MISMATCH
+        18 | 20 => Class::Data,
+        // SQLITE_CONSTRAINT: a unique or primary key is somebody quicker, the rest is about the row.
+        19 => match extended {
+            2067 | 1555 | 787 => Class::Again,
+            _ => Class::Data,
+        },
+        _ => Class::Outage,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_listed_codes_are_about_a_message() {
+        for code in ["22P02", "22021", "22001", "23502", "23514", "54000"] {
+            assert_eq!(classify_postgres(code), Class::Data, "{code}");
+        }
+        for code in ["23503", "23505", "40001", "40P01", "55P03"] {
+            assert_eq!(classify_postgres(code), Class::Again, "{code}");
+        }
+        // Read-only standby, disk full, too many connections, missing privilege, admin shutdown, unknown.
+        for code in ["25006", "53100", "53300", "42501", "57P01", "XX000", ""] {
+            assert_eq!(classify_postgres(code), Class::Outage, "{code}");
+        }
+    }
+
+    #[test]
+    fn sqlite_has_a_list_of_its_own() {
+        assert_eq!(classify_sqlite("5"), Class::Again);
+        assert_eq!(classify_sqlite("517"), Class::Again);
+        assert_eq!(classify_sqlite("2067"), Class::Again);
+        assert_eq!(classify_sqlite("1299"), Class::Data);
+        assert_eq!(classify_sqlite("18"), Class::Data);
+        assert_eq!(classify_sqlite("13"), Class::Outage);
+        assert_eq!(classify_sqlite("what"), Class::Outage);
+    }
+}

@@ -1,0 +1,158 @@
+//! Where messages come from: the contract that every broker keeps, and the registry of brokers.
+//!
+//! A source opens streams; the intake reads a stream, and gives every receipt back once its row is
+//! committed. A stream ends with an error and is never mended: the intake opens a new one, so that no
+//! delivery tag and no tracker ever outlives the connection that made it.
+//! No source knows a database or an engine, and none decides what becomes of a delivery. None rejects.
+
+pub mod kafka;
+pub mod prefix;
+pub mod rabbitmq;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::message::{Delivery, Receipt};
+
+/// `[sources.NAME]`: exactly one of the tables.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SourceConfig {
+    /// A RabbitMQ queue.
+    Rabbitmq(rabbitmq::RabbitmqConfig),
+    /// A set of Kafka topics, read as one consumer group.
+    Kafka(Box<kafka::KafkaConfig>),
+}
+
+/// How much may be taken at once; a stream returns early rather than wait for more.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub messages: usize,
+    /// Bytes of payload and headers; one delivery larger than this is still taken, alone.
+    pub bytes: usize,
+}
+
+/// One configured source of one broker.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// As in `[sources.NAME]`.
+    fn name(&self) -> &Arc<str>;
+
+    /// Whether its order is kept all the way, batch after batch (a route of it has `order_by`).
+    fn ordered(&self) -> bool;
+
+    /// Connects and begins to consume. One attempt: the intake retries with back-off.
+    ///
+    /// # Errors
+    /// What the broker said, with the address without its password.
+    async fn open(&self) -> Result<Box<dyn Stream>, SourceError>;
+
+    /// Looks at the broker without consuming: what `sluice check --connect` prints, one finding a line.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    async fn inspect(&self) -> Result<Vec<Finding>, SourceError>;
+}
+
+/// One connection's worth of deliveries.
+#[async_trait]
+pub trait Stream: Send {
+    /// Waits for a delivery, and takes what else is there already, up to the limits. Cancel-safe.
+    ///
+    /// # Errors
+    /// The stream is over: open a new one. What was not acknowledged comes again.
+    async fn next(&mut self, limits: Limits) -> Result<Vec<Delivery>, SourceError>;
+
+    /// Keeps the connection alive while the intake can take nothing. Cancel-safe.
+    ///
+    /// Kafka pauses its partitions and goes on polling here; [`Stream::next`] resumes them.
+    /// Returns only when the stream is over.
+    async fn idle(&mut self) -> SourceError;
+
+    /// These deliveries are committed (or ignored by configuration): acknowledges the finished prefix.
+    ///
+    /// Receipts of another incarnation are dropped: their deliveries come again, as duplicates.
+    ///
+    /// # Errors
+    /// The stream is over; what was not acknowledged comes again.
+    async fn settle(&mut self, receipts: Vec<Receipt>) -> Result<(), SourceError>;
+
+    /// Ends the stream after the last batch: what is not acknowledged goes back to the broker.
+    async fn close(self: Box<Self>);
+}
+
+/// Why a stream ended, or did not open.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct SourceError {
+    pub what: String,
+    #[source]
+    pub cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Trying again will not help before somebody changes something (the queue is missing, access refused).
+    /// The intake goes on trying, with its longest delay, and says so.
+    pub needs_operator: bool,
+}
+
+impl SourceError {
+    pub fn new(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            cause: None,
+            needs_operator: false,
+        }
+    }
+
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    #[must_use]
+    pub fn needs_operator(mut self) -> Self {
+        self.needs_operator = true;
+        self
+    }
+}
+
+/// One line of what `check --connect` found.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    pub level: Level,
+    pub text: String,
+}
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
+impl Finding {
+    pub fn info(text: impl Into<String>) -> Self {
+        Self {
+            level: Level::Info,
+            text: text.into(),
+        }
+    }
+
+    pub fn warning(text: impl Into<String>) -> Self {
+        Self {
+            level: Level::Warning,
+            text: text.into(),
+        }
+    }
+
+    pub fn error(text: impl Into<String>) -> Self {
+        Self {
+            level: Level::Error,
+            text: text.into(),
+        }
+    }
+}
