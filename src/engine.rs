@@ -17,12 +17,12 @@ use crate::source::Finding;
 
 /// `[engines.NAME]`: exactly one of the tables.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum EngineConfig {
+#[serde(deny_unknown_fields)]
+pub struct EngineConfig {
     /// Operaton, Camunda 7 or CIB seven, by rows in the tables that share the inbox's database.
-    CamundaTables(camunda_tables::CamundaTablesConfig),
+    pub camunda_tables: Option<camunda_tables::CamundaTablesConfig>,
     /// The user's own statements on the inbox's database.
-    Sql(sql::SqlConfig),
+    pub sql: Option<sql::SqlConfig>,
 }
 
 /// One message of a batch, and the row that it is or will be.

@@ -17,14 +17,28 @@ use serde::Deserialize;
 
 use crate::message::{Delivery, Receipt};
 
-/// `[sources.NAME]`: exactly one of the tables.
+/// `[sources.NAME]`: exactly one of the broker's tables.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum SourceConfig {
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// What becomes of a delivery that no route takes.
+    #[serde(default)]
+    pub on_unrouted: OnUnrouted,
     /// A RabbitMQ queue.
-    Rabbitmq(rabbitmq::RabbitmqConfig),
+    pub rabbitmq: Option<rabbitmq::RabbitmqConfig>,
     /// A set of Kafka topics, read as one consumer group.
-    Kafka(Box<kafka::KafkaConfig>),
+    pub kafka: Option<Box<kafka::KafkaConfig>>,
+}
+
+/// What becomes of a delivery that no route takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnrouted {
+    /// A dead row, with its exact bytes.
+    #[default]
+    Dead,
+    /// Acknowledged and counted; nothing is stored.
+    Ignore,
 }
 
 /// How much may be taken at once; a stream returns early rather than wait for more.

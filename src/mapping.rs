@@ -1,0 +1,493 @@
+//! Expressions: how a value is taken from a delivery, and which type it gets. Pure.
+//!
+//! `$.a.b` is JSONPath (RFC 9535) that must find one value; `@name` is a property of the delivery;
+//! anything else is a literal (`$$…` and `@@…` write a literal that begins with `$` or `@`).
+//! Invariant: a number is never rounded on its way into a key: where a 64-bit value cannot hold it,
+//! its own digits are taken from the payload.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use chrono::DateTime;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use serde_json_path::{JsonPath, NormalizedPath, PathElement};
+
+use crate::message::{DeadReason, Envelope, Text, Undecodable, Value};
+
+/// A delivery while it is being mapped; its payload is parsed once, when an expression first reads it.
+pub struct Subject<'a> {
+    pub payload: &'a [u8],
+    pub envelope: &'a Envelope,
+    json: OnceCell<Result<serde_json::Value, String>>,
+}
+
+impl<'a> Subject<'a> {
+    pub fn new(payload: &'a [u8], envelope: &'a Envelope) -> Self {
+        Self {
+            payload,
+            envelope,
+            json: OnceCell::new(),
+        }
+    }
+
+    /// The payload as JSON.
+    ///
+    /// # Errors
+    /// [`DeadReason::NotJson`], with the line and column where it stops being JSON.
+    pub fn json(&self) -> Result<&serde_json::Value, Undecodable> {
+        let parsed = self.json.get_or_init(|| {
+            serde_json::from_slice(self.payload).map_err(|cause| match self.payload.len() {
+                0 => "the payload is empty, expected JSON".to_owned(),
+                _ => format!(
+                    "the payload is not JSON at line {} column {}",
+                    cause.line(),
+                    cause.column()
+                ),
+            })
+        });
+        parsed.as_ref().map_err(|detail| Undecodable {
+            reason: DeadReason::NotJson,
+            detail: detail.clone(),
+        })
+    }
+
+    /// The payload's own text of the value at this place.
+    ///
+    /// Walks the raw text, so that nothing of it is rounded or reordered.
+    fn raw_at(&self, path: &NormalizedPath<'_>) -> Option<&'a RawValue> {
+        let mut raw: &RawValue = serde_json::from_slice(self.payload).ok()?;
+        for element in path.iter() {
+            raw = match element {
+                PathElement::Name(name) => {
+                    let object: HashMap<Cow<'_, str>, &RawValue> =
+                        serde_json::from_str(raw.get()).ok()?;
+                    object.get(*name).copied()?
+                }
+                PathElement::Index(index) => {
+                    let array: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
+                    array.get(*index).copied()?
+                }
+            };
+        }
+        Some(raw)
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Expression {
+    Path(JsonPath),
+    Property(Property),
+    Literal(serde_json::Value),
+}
+
+/// A property of the delivery, written `@name`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Property {
+    Header(String),
+    Key,
+    MessageId,
+    CorrelationId,
+    Topic,
+    Partition,
+    Offset,
+    Timestamp,
+    RoutingKey,
+    Coordinates,
+}
+
+/// What an expression found.
+enum Found<'a> {
+    Json(&'a serde_json::Value, Option<&'a RawValue>),
+    Text(Cow<'a, Text>),
+    Number(i64),
+}
+
+impl Expression {
+    /// Whether it reads the payload.
+    pub fn reads_payload(&self) -> bool {
+        matches!(self, Self::Path(_))
+    }
+
+    /// The value as text, for a key or a name: a string as it is, a number or boolean by its digits.
+    ///
+    /// `Ok(None)`: there is no value, or it is null or empty.
+    ///
+    /// # Errors
+    /// Not JSON; several values; an object or an array; bytes that are not UTF-8.
+    pub fn text(&self, subject: &Subject<'_>) -> Result<Option<String>, Undecodable> {
+        let Some(found) = self.find(subject)? else {
+            return Ok(None);
+        };
+        let text = match found {
+            Found::Number(number) => Some(number.to_string()),
+            Found::Text(text) => Some(utf8(&text, self)?.to_owned()),
+            Found::Json(json, raw) => match json {
+                serde_json::Value::Null => None,
+                serde_json::Value::String(text) => Some(text.clone()),
+                serde_json::Value::Bool(value) => Some(value.to_string()),
+                serde_json::Value::Number(number) => {
+                    Some(raw.map_or_else(|| number.to_string(), |raw| raw.get().trim().to_owned()))
+                }
+                serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+                    return Err(mapping(format!(
+                        "{self} is {}, expected a string or a number",
+                        kind(json)
+                    )));
+                }
+            },
+        };
+        Ok(text.filter(|text| !text.is_empty()))
+    }
+
+    /// The value with a type: the wanted one, or the one that its JSON type suggests.
+    ///
+    /// `Ok(None)`: there is no value.
+    ///
+    /// # Errors
+    /// As [`Expression::text`], or the value has another type than the wanted one.
+    pub fn value(
+        &self,
+        subject: &Subject<'_>,
+        wanted: Option<ValueType>,
+    ) -> Result<Option<Value>, Undecodable> {
+        let Some(found) = self.find(subject)? else {
+            return Ok(None);
+        };
+        let wrong = |what: &str| {
+            let wanted = wanted.map_or("a process variable", ValueType::as_str);
+            mapping(format!("{self} is {what}, expected {wanted}"))
+        };
+        match found {
+            Found::Number(number) => match wanted {
+                None | Some(ValueType::Long) => Ok(Some(Value::Long(number))),
+                Some(wanted) => typed(&serde_json::Value::from(number), None, wanted)
+                    .map(Some)
+                    .map_err(|what| wrong(&what)),
+            },
+            Found::Text(text) => {
+                if wanted == Some(ValueType::Bytes) {
+                    return Ok(Some(Value::Bytes(text.as_bytes().to_vec())));
+                }
+                let json = serde_json::Value::from(utf8(&text, self)?);
+                typed(&json, None, wanted.unwrap_or(ValueType::String))
+                    .map(Some)
+                    .map_err(|what| wrong(&what))
+            }
+            Found::Json(json, raw) => match wanted {
+                Some(wanted) => typed(json, raw, wanted),
+                None => inferred(json, raw),
+            }
+            .map(Some)
+            .map_err(|what| wrong(&what)),
+        }
+    }
+
+    fn find<'s>(&'s self, subject: &'s Subject<'_>) -> Result<Option<Found<'s>>, Undecodable> {
+        match self {
+            Self::Literal(value) => Ok(Some(Found::Json(value, None))),
+            Self::Property(property) => Ok(property.find(subject.envelope)),
+            Self::Path(path) => {
+                let nodes = path.query_located(subject.json()?);
+                let mut nodes = nodes.into_iter();
+                let Some(node) = nodes.next() else {
+                    return Ok(None);
+                };
+                if nodes.next().is_some() {
+                    return Err(mapping(format!(
+                        "{self} finds several values, expected one"
+                    )));
+                }
+                let json = node.node();
+                // Only where text can say more than a parsed value: numbers, and what becomes JSON again.
+                let raw = match json {
+                    serde_json::Value::Number(number) if number.is_i64() => None,
+                    serde_json::Value::Number(_)
+                    | serde_json::Value::Array(_)
+                    | serde_json::Value::Object(_) => subject.raw_at(node.location()),
+                    _ => None,
+                };
+                Ok(Some(Found::Json(json, raw)))
+            }
+        }
+    }
+}
+
+impl Property {
+    fn find<'a>(&self, envelope: &'a Envelope) -> Option<Found<'a>> {
+        let text = |text: &'a Option<String>| {
+            text.as_ref()
+                .map(|text| Found::Text(Cow::Owned(Text::new(text.clone()))))
+        };
+        match self {
+            Self::Header(name) => envelope
+                .header(name)
+                .map(|text| Found::Text(Cow::Borrowed(text))),
+            Self::Key => envelope
+                .key
+                .as_ref()
+                .map(|text| Found::Text(Cow::Borrowed(text))),
+            Self::MessageId => text(&envelope.message_id),
+            Self::CorrelationId => text(&envelope.correlation_id),
+            Self::Topic => text(&envelope.topic),
+            Self::RoutingKey => text(&envelope.routing_key),
+            Self::Partition => envelope.partition.map(|n| Found::Number(i64::from(n))),
+            Self::Offset => envelope.offset.map(Found::Number),
+            Self::Timestamp => envelope.timestamp.map(Found::Number),
+            Self::Coordinates => envelope
+                .coordinates()
+                .map(|text| Found::Text(Cow::Owned(Text::new(text)))),
+        }
+    }
+}
+
+/// The engine's own name of a type, as in `{ from = "$.paidAt", type = "date" }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueType {
+    Boolean,
+    Short,
+    Integer,
+    Long,
+    Double,
+    String,
+    /// RFC 3339, or milliseconds since 1970.
+    Date,
+    /// Base64 in JSON; the bytes themselves from a header or a key.
+    Bytes,
+    Json,
+}
+
+impl ValueType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Boolean => "boolean",
+            Self::Short => "short",
+            Self::Integer => "integer",
+            Self::Long => "long",
+            Self::Double => "double",
+            Self::String => "string",
+            Self::Date => "date",
+            Self::Bytes => "bytes",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// The type that the JSON type suggests.
+fn inferred(json: &serde_json::Value, raw: Option<&RawValue>) -> Result<Value, String> {
+    match json {
+        serde_json::Value::Null => Ok(Value::Null),
+        serde_json::Value::Bool(_) => typed(json, raw, ValueType::Boolean),
+        serde_json::Value::String(_) => typed(json, raw, ValueType::String),
+        serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+            typed(json, raw, ValueType::Json)
+        }
+        serde_json::Value::Number(number) => {
+            let whole = raw.is_none_or(|raw| !raw.get().contains(['.', 'e', 'E']));
+            match number.as_i64() {
+                Some(long) => Ok(i32::try_from(long).map_or(Value::Long(long), Value::Integer)),
+                None if whole && !number.is_f64() || whole && raw.is_some() => Err(
+                    "a whole number beyond 64 bits (map it as string, double or json)".to_owned(),
+                ),
+                None => typed(json, raw, ValueType::Double),
+            }
+        }
+    }
+}
+
+fn typed(
+    json: &serde_json::Value,
+    raw: Option<&RawValue>,
+    wanted: ValueType,
+) -> Result<Value, String> {
+    use serde_json::Value as Json;
+    let wrong = || kind(json).to_owned();
+    let long = || match json {
+        Json::Number(number) => number
+            .as_i64()
+            .ok_or_else(|| "a number that 64 bits cannot hold exactly".to_owned()),
+        Json::String(text) => text.trim().parse().map_err(|_| wrong()),
+        _ => Err(wrong()),
+    };
+    match (wanted, json) {
+        (_, Json::Null) => Ok(Value::Null),
+        (ValueType::Boolean, Json::Bool(value)) => Ok(Value::Boolean(*value)),
+        (ValueType::Boolean, Json::String(text)) => {
+            text.parse().map(Value::Boolean).map_err(|_| wrong())
+        }
+        (ValueType::Short, _) => i16::try_from(long()?)
+            .map(Value::Short)
+            .map_err(|_| "a number beyond 16 bits".to_owned()),
+        (ValueType::Integer, _) => i32::try_from(long()?)
+            .map(Value::Integer)
+            .map_err(|_| "a number beyond 32 bits".to_owned()),
+        (ValueType::Long, _) => Ok(Value::Long(long()?)),
+        (ValueType::Double, Json::Number(number)) => number
+            .as_f64()
+            .filter(|double| double.is_finite())
+            .map(Value::Double)
+            .ok_or_else(wrong),
+        (ValueType::Double, Json::String(text)) => text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|double: &f64| double.is_finite())
+            .map(Value::Double)
+            .ok_or_else(wrong),
+        (ValueType::String, Json::String(text)) => Ok(Value::String(text.clone())),
+        (ValueType::String | ValueType::Json, _) => Ok({
+            let text = raw.map_or_else(|| json.to_string(), |raw| raw.get().to_owned());
+            match wanted {
+                ValueType::Json => Value::Json(text),
+                _ => Value::String(text),
+            }
+        }),
+        (ValueType::Date, Json::Number(_)) => Ok(Value::Date(long()?)),
+        (ValueType::Date, Json::String(text)) => date(text)
+            .map(Value::Date)
+            .ok_or_else(|| "a string that is no RFC 3339 date".to_owned()),
+        (ValueType::Bytes, Json::String(text)) => BASE64
+            .decode(text)
+            .map(Value::Bytes)
+            .map_err(|_| "a string that is not base64".to_owned()),
+        (ValueType::Boolean | ValueType::Double | ValueType::Date | ValueType::Bytes, _) => {
+            Err(wrong())
+        }
+    }
+}
+
+/// RFC 3339, and the engine's own REST form, whose zone has no colon.
+fn date(text: &str) -> Option<i64> {
+    DateTime::parse_from_rfc3339(text)
+        .or_else(|_| DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f%z"))
+        .ok()
+        .map(|at| at.timestamp_millis())
+}
+
+fn kind(json: &serde_json::Value) -> &'static str {
+    match json {
+        serde_json::Value::Null => "null",
+        serde_json::Value::Bool(_) => "a boolean",
+        serde_json::Value::Number(_) => "a number",
+        serde_json::Value::String(_) => "a string",
+        serde_json::Value::Array(_) => "an array",
+        serde_json::Value::Object(_) => "an object",
+    }
+}
+
+fn utf8<'a>(text: &'a Text, expression: &Expression) -> Result<&'a str, Undecodable> {
+    text.as_str()
+        .ok_or_else(|| mapping(format!("{expression} is not UTF-8")))
+}
+
+fn mapping(detail: String) -> Undecodable {
+    Undecodable {
+        reason: DeadReason::Mapping,
+        detail,
+    }
+}
+
+impl FromStr for Expression {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(literal) = text.strip_prefix("$$") {
+            return Ok(Self::Literal(format!("${literal}").into()));
+        }
+        if let Some(literal) = text.strip_prefix("@@") {
+            return Ok(Self::Literal(format!("@{literal}").into()));
+        }
+        if text.starts_with('$') {
+            return JsonPath::parse(text).map(Self::Path).map_err(|cause| {
+                format!("{text:?} is no JSONPath (RFC 9535): {}", cause.message())
+            });
+        }
+        if let Some(property) = text.strip_prefix('@') {
+            return property.parse().map(Self::Property);
+        }
+        Ok(Self::Literal(text.into()))
+    }
+}
+
+impl FromStr for Property {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "key" => Self::Key,
+            "message_id" => Self::MessageId,
+            "correlation_id" => Self::CorrelationId,
+            "topic" => Self::Topic,
+            "partition" => Self::Partition,
+            "offset" => Self::Offset,
+            "timestamp" => Self::Timestamp,
+            "routing_key" => Self::RoutingKey,
+            "coordinates" => Self::Coordinates,
+            _ => match text.strip_prefix("header.") {
+                Some(name) if !name.is_empty() => Self::Header(name.to_owned()),
+                _ => {
+                    return Err(format!(
+                        "\"@{text}\" is no property of a delivery, expected @header.NAME, @key, \
+                         @message_id, @correlation_id, @topic, @partition, @offset, @timestamp, \
+                         @routing_key or @coordinates (write \"@@{text}\" for a literal)"
+                    ));
+                }
+            },
+        })
+    }
+}
+
+impl std::fmt::Display for Expression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) => path.fmt(f),
+            Self::Property(Property::Header(name)) => write!(f, "@header.{name}"),
+            Self::Property(property) => f.write_str(match property {
+                Property::Key => "@key",
+                Property::MessageId => "@message_id",
+                Property::CorrelationId => "@correlation_id",
+                Property::Topic => "@topic",
+                Property::Partition => "@partition",
+                Property::Offset => "@offset",
+                Property::Timestamp => "@timestamp",
+                Property::RoutingKey => "@routing_key",
+                Property::Coordinates => "@coordinates",
+                Property::Header(_) => "@header",
+            }),
+            Self::Literal(value) => write!(f, "the literal {value}"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Expression {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => text.parse().map_err(serde::de::Error::custom),
+            literal => Ok(Self::Literal(literal)),
+        }
+    }
+}
+
+impl JsonSchema for Expression {
+    fn schema_name() -> Cow<'static, str> {
+        "Expression".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["string", "number", "boolean"],
+            "description": "\"$.a.b\" is JSONPath into the payload; \"@key\", \"@message_id\", \"@header.NAME\" … is a property of the delivery; anything else is a literal (\"$$\" and \"@@\" escape)",
+            "examples": ["$.orderId", "@message_id", "@header.type"]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

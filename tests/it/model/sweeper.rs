@@ -1,0 +1,185 @@
+//! The sweeps, a look and then a change, and the operator's redrive.
+
+use super::engine::{Catcher, Evidence};
+use super::inbox::RowState;
+use super::{Action, HandOver, NodeId, Protocol, RowId, State, Unproven, World};
+
+/// What a node has looked at and not changed yet. With `sweep_holds_lock` it is an open transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sweep {
+    pub row: RowId,
+    epoch: u8,
+    intent: Intent,
+    /// The row was changed since (for the judge only).
+    pub outdated: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Intent {
+    Hand(Catcher),
+    Confirm(Verdict),
+    Expire,
+    /// Only where the protocol reads in two snapshots: what stood there while the job was not asked for.
+    SawEvidence(Verdict),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Verdict {
+    Happened,
+    Never,
+    Unknown,
+}
+
+impl State {
+    pub fn sweeper_progress(&self, world: &World, actions: &mut Vec<Action>) {
+        let someone_is_free = !self.free_catchers(world).is_empty();
+        for (id, node) in self.nodes.iter().enumerate() {
+            match &node.sweep {
+                Some(Sweep { intent: Intent::SawEvidence(_), .. }) => {
+                    actions.push(Action::LookForTheJob(id));
+                }
+                Some(_) => actions.push(Action::Change(id)),
+                None => {
+                    let unlocked = |row: &RowId| !self.is_locked(&world.protocol, *row);
+                    let rows = |state| self.inbox.rows_in(state).map(|(row, _)| row).filter(unlocked);
+                    if someone_is_free {
+                        let waiting = rows(RowState::Waiting);
+                        actions.extend(waiting.map(|row| Action::LookToHand(id, row)));
+                    }
+                    let handed = rows(RowState::Handed).filter(|row| {
+                        let job_is_gone = !self.engine.jobs.contains_key(&self.hand_over(*row));
+                        job_is_gone || !world.protocol.confirm_in_one_snapshot
+                    });
+                    actions.extend(handed.map(|row| Action::LookToConfirm(id, row)));
+                }
+            }
+        }
+    }
+
+    pub fn sweeper_adversity(&self, world: &World, actions: &mut Vec<Action>) {
+        let unlocked = |row: &RowId| !self.is_locked(&world.protocol, *row);
+        let rows = |state| self.inbox.rows_in(state).map(|(row, _)| row).filter(unlocked);
+        for (id, node) in self.nodes.iter().enumerate() {
+            if node.sweep.is_none() && self.left.expiries > 0 && self.free_catchers(world).is_empty() {
+                actions.extend(rows(RowState::Waiting).map(|row| Action::LookToExpire(id, row)));
+            }
+            if node.sweep.is_some() && self.left.killed_sessions > 0 && world.protocol.sweep_holds_lock {
+                actions.push(Action::KillSession(id));
+            }
+        }
+        if self.left.operator_redrives > 0 {
+            actions.extend(rows(RowState::DeadExpired).map(Action::OperatorRedrives));
+        }
+    }
+
+    /// `FOR UPDATE SKIP LOCKED`: nobody looks at a row that an open sweep holds.
+    fn is_locked(&self, protocol: &Protocol, row: RowId) -> bool {
+        let mut sweeps = self.nodes.iter().filter_map(|node| node.sweep);
+        protocol.sweep_holds_lock && sweeps.any(|sweep| sweep.row == row)
+    }
+
+    fn hand_over(&self, row: RowId) -> HandOver {
+        HandOver { row, epoch: self.inbox.row(row).epoch }
+    }
+
+    fn look(&mut self, node: NodeId, row: RowId, intent: Intent) {
+        let epoch = self.inbox.row(row).epoch;
+        self.nodes[node].sweep = Some(Sweep { row, epoch, intent, outdated: false });
+    }
+
+    /// Wake: a waiting row and a catcher that is free for it.
+    pub fn look_to_hand(&mut self, world: &World, node: NodeId, row: RowId) {
+        let catcher = self.free_catchers(world)[0];
+        self.look(node, row, Intent::Hand(catcher));
+    }
+
+    /// Confirm: a handed row whose job is gone, and what proves which end it took.
+    pub fn look_to_confirm(&mut self, world: &World, node: NodeId, row: RowId) {
+        let verdict = self.verdict(&world.protocol, self.hand_over(row));
+        let intent = if world.protocol.confirm_in_one_snapshot {
+            Intent::Confirm(verdict)
+        } else {
+            Intent::SawEvidence(verdict)
+        };
+        self.look(node, row, intent);
+    }
+
+    /// The second snapshot of a confirm that does not read all in one.
+    pub fn look_for_the_job(&mut self, _world: &World, node: NodeId) {
+        let sweep = self.nodes[node].sweep.as_mut().expect("the node is confirming");
+        let hand_over = HandOver { row: sweep.row, epoch: sweep.epoch };
+        if let Intent::SawEvidence(verdict) = sweep.intent {
+            sweep.intent = Intent::Confirm(verdict);
+        }
+        if self.engine.jobs.contains_key(&hand_over) {
+            self.nodes[node].sweep = None;
+        }
+    }
+
+    fn verdict(&self, protocol: &Protocol, hand_over: HandOver) -> Verdict {
+        match self.engine.evidence_of(hand_over) {
+            Evidence::Happened => Verdict::Happened,
+            Evidence::Never => Verdict::Never,
+            Evidence::Cleaned if protocol.absence_needs_history => Verdict::Unknown,
+            Evidence::Cleaned => Verdict::Never,
+        }
+    }
+
+    /// A waiting row that nobody waits for has used up its time.
+    pub fn look_to_expire(&mut self, node: NodeId, row: RowId) {
+        self.left.expiries -= 1;
+        self.look(node, row, Intent::Expire);
+    }
+
+    /// The change that the look called for, by state and epoch: otherwise it hits 0 rows.
+    pub fn change(&mut self, world: &World, node: NodeId) {
+        let protocol = &world.protocol;
+        let sweep = self.nodes[node].sweep.take().expect("the node has looked");
+        let expected = match sweep.intent {
+            Intent::Hand(_) | Intent::Expire => RowState::Waiting,
+            Intent::Confirm(_) | Intent::SawEvidence(_) => RowState::Handed,
+        };
+        let row = self.inbox.row(sweep.row);
+        if row.state != expected || (protocol.compare_epoch && row.epoch != sweep.epoch) {
+            return;
+        }
+        self.witness.stale_change |= sweep.outdated;
+        match sweep.intent {
+            Intent::Hand(catcher) => self.hand(world, sweep.row, catcher),
+            Intent::Expire => self.set_state(protocol, sweep.row, RowState::DeadExpired),
+            Intent::Confirm(verdict) | Intent::SawEvidence(verdict) => {
+                self.confirm(protocol, HandOver { row: sweep.row, epoch: sweep.epoch }, verdict);
+            }
+        }
+    }
+
+    /// The row's new state and the end of its claim, in one transaction.
+    fn confirm(&mut self, protocol: &Protocol, hand_over: HandOver, verdict: Verdict) {
+        let to = match (verdict, protocol.unproven) {
+            (Verdict::Happened, _) | (Verdict::Unknown, Unproven::AssumeDone) => RowState::Done,
+            (Verdict::Never, _) => RowState::Waiting,
+            (Verdict::Unknown, Unproven::DeadInDoubt) => RowState::DeadInDoubt,
+        };
+        if let Some(index) =
+            self.inbox.claims.iter().position(|claim| claim.hand_over == hand_over)
+        {
+            let claim = self.inbox.claims.remove(index);
+            let consumed_by = self.witness.consumed.get(&claim.subscription);
+            self.witness.attempt_lost_to_another |=
+                verdict == Verdict::Never && consumed_by.is_some_and(|by| *by != hand_over);
+        }
+        self.set_state(protocol, hand_over.row, to);
+    }
+
+    /// The server ends the session of a node that froze in a transaction: its late change fails.
+    pub fn kill_session(&mut self, node: NodeId) {
+        self.left.killed_sessions -= 1;
+        self.nodes[node].sweep = None;
+    }
+
+    /// An operator drives an expired row again.
+    pub fn operator_redrives(&mut self, world: &World, row: RowId) {
+        self.left.operator_redrives -= 1;
+        self.set_state(&world.protocol, row, RowState::Waiting);
+    }
+}
