@@ -30,12 +30,12 @@ pub struct InboxConfig {
     /// `postgres://user:password@host/database` or `sqlite:path/to/file.db`.
     #[schemars(with = "String")]
     pub url: SecretString,
-    /// PostgreSQL: the schema of Sluice's own tables.
+    /// `PostgreSQL`: the schema of Sluice's own tables.
     #[serde(default = "default_schema")]
     pub schema: String,
     #[serde(default)]
     pub retention: Retention,
-    /// PostgreSQL: connections of this node, all together.
+    /// `PostgreSQL`: connections of this node, all together.
     #[serde(default = "default_connections")]
     pub connections: u32,
     /// Sessions are ended by the server after this long without a statement inside a transaction,
@@ -48,12 +48,12 @@ pub struct InboxConfig {
     /// How long one statement may run.
     #[serde(default = "default_statement_timeout")]
     pub statement_timeout: Span,
-    /// PostgreSQL: when a commit counts. `on` waits for the synchronous standbys, where there are any.
+    /// `PostgreSQL`: when a commit counts. `on` waits for the synchronous standbys, where there are any.
     #[serde(default)]
     pub synchronous_commit: SynchronousCommit,
 }
 
-/// PostgreSQL's own setting of that name; `off` is not offered, because it loses acknowledged messages.
+/// `PostgreSQL`'s own setting of that name; `off` is not offered, because it loses acknowledged messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SynchronousCommit {
@@ -419,7 +419,7 @@ pub trait Inbox: Clone + Send + Sync + 'static {
     /// A transaction of this database.
     type Tx: Send;
 
-    /// Begins a transaction with the session limits set (PostgreSQL: READ COMMITTED; SQLite: IMMEDIATE).
+    /// Begins a transaction with the session limits set (`PostgreSQL`: READ COMMITTED; `SQLite`: IMMEDIATE).
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, DbError>> + Send;
 
     fn commit(&self, tx: Self::Tx) -> impl Future<Output = Result<(), DbError>> + Send;
@@ -482,7 +482,7 @@ pub trait Inbox: Clone + Send + Sync + 'static {
         limit: i64,
     ) -> impl Future<Output = Result<Purged, DbError>> + Send;
 
-    /// Rows by route, state and reason, with the oldest age. Done rows are an estimate on PostgreSQL.
+    /// Rows by route, state and reason, with the oldest age. Done rows are an estimate on `PostgreSQL`.
     fn counts(&self) -> impl Future<Output = Result<Vec<Count>, DbError>> + Send;
 
     /// Writes this node's row, and forgets nodes not seen for a day.

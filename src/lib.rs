@@ -1,8 +1,12 @@
 //! Sluice.
 
+pub mod backoff;
 pub mod engine;
 pub mod inbox;
 pub mod mapping;
 pub mod message;
+pub mod metrics;
+pub mod route;
+pub mod shutdown;
 pub mod source;
 pub mod units;

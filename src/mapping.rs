@@ -1,6 +1,6 @@
 //! Expressions: how a value is taken from a delivery, and which type it gets. Pure.
 //!
-//! `$.a.b` is JSONPath (RFC 9535) that must find one value; `@name` is a property of the delivery;
+//! `$.a.b` is `JSONPath` (RFC 9535) that must find one value; `@name` is a property of the delivery;
 //! anything else is a literal (`$$…` and `@@…` write a literal that begins with `$` or `@`).
 //! Invariant: a number is never rounded on its way into a key: where a 64-bit value cannot hold it,
 //! its own digits are taken from the payload.

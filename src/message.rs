@@ -23,7 +23,7 @@ pub struct Delivery {
     pub payload: Bytes,
     /// Everything around the payload.
     pub envelope: Envelope,
-    /// What the broker says about earlier deliveries of it (RabbitMQ only; Kafka never knows).
+    /// What the broker says about earlier deliveries of it (`RabbitMQ` only; Kafka never knows).
     pub redelivered: bool,
     /// Where it stands in its stream; given back to the stream once the row is committed.
     pub receipt: Receipt,
@@ -42,9 +42,9 @@ impl Delivery {
 /// stream (a lost connection, a revoked partition) is recognised by its incarnation and ignored.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Receipt {
-    /// Which lane of the source: 0 on RabbitMQ; the number that the Kafka source gave to a partition.
+    /// Which lane of the source: 0 on `RabbitMQ`; the number that the Kafka source gave to a partition.
     pub lane: u32,
-    /// Which incarnation of that lane: one channel on RabbitMQ, one assignment of a partition on Kafka.
+    /// Which incarnation of that lane: one channel on `RabbitMQ`, one assignment of a partition on Kafka.
     pub incarnation: u64,
     /// The delivery tag, or the record's offset.
     pub tag: u64,
@@ -78,7 +78,7 @@ pub struct Envelope {
     pub offset: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<i64>,
-    /// RabbitMQ quorum queues: `x-delivery-count`.
+    /// `RabbitMQ` quorum queues: `x-delivery-count`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery_count: Option<i64>,
 }
@@ -96,7 +96,7 @@ impl Envelope {
         last(&|n| n == name).or_else(|| last(&|n| n.eq_ignore_ascii_case(name)))
     }
 
-    /// The record's place in Kafka; `None` for a delivery of RabbitMQ, whose coordinates mean nothing.
+    /// The record's place in Kafka; `None` for a delivery of `RabbitMQ`, whose coordinates mean nothing.
     ///
     /// The timestamp is part of it, because a topic that was deleted and made again counts from 0.
     pub fn coordinates(&self) -> Option<String> {

@@ -24,7 +24,7 @@ pub struct SourceConfig {
     /// What becomes of a delivery that no route takes.
     #[serde(default)]
     pub on_unrouted: OnUnrouted,
-    /// A RabbitMQ queue.
+    /// A `RabbitMQ` queue.
     pub rabbitmq: Option<rabbitmq::RabbitmqConfig>,
     /// A set of Kafka topics, read as one consumer group.
     pub kafka: Option<Box<kafka::KafkaConfig>>,

@@ -1,4 +1,4 @@
-//! RabbitMQ.
+//! `RabbitMQ`.
 use schemars::JsonSchema;
 use serde::Deserialize;
 

@@ -120,7 +120,8 @@ impl State {
             if self.left.instance_deletions > 0 {
                 actions.push(Action::DeleteInstance);
             }
-        } else if self.left.history_cleanups > 0 && engine.history_is_kept {
+        }
+        if self.left.history_cleanups > 0 {
             actions.push(Action::CleanUpHistory);
         }
     }
@@ -201,8 +202,9 @@ impl State {
         }
     }
 
-    /// What was known of the ended instance goes: the history's own retention, or a history level at
-    /// which evidence lives no longer than the instance.
+    /// The history's own retention, or a history level at which evidence lives no longer than the
+    /// instance. Not only of ended instances: with the removal time counted from the start, a running
+    /// one loses its history too.
     pub fn clean_up_history(&mut self) {
         self.left.history_cleanups -= 1;
         self.engine.history.clear();

@@ -8,6 +8,7 @@ use super::{ClaimUniqueBy, State, World};
 
 pub const ACKED_MEANS_COMMITTED: &str = "acked means committed";
 pub const ONE_EFFECT: &str = "one effect per dedup key";
+pub const NOT_DRIVEN_AGAIN: &str = "a message that had its effect does not wait for another";
 pub const NOTHING_DROPPED: &str = "nothing is dropped";
 pub const NO_STALE_CHANGE: &str = "a stale node changes nothing";
 pub const HANDED_HAS_ITS_CLAIM: &str = "a handed row and its claim come and go together";
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Property<World>> {
     vec![
         Property::always(ACKED_MEANS_COMMITTED, acked_means_committed),
         Property::always(ONE_EFFECT, one_effect),
+        Property::always(NOT_DRIVEN_AGAIN, not_driven_again),
         Property::always(NOTHING_DROPPED, nothing_dropped),
         Property::always(NO_STALE_CHANGE, |_, state: &State| !state.witness.stale_change),
         Property::always(HANDED_HAS_ITS_CLAIM, handed_has_its_claim),
@@ -45,6 +47,11 @@ fn acked_means_committed(world: &World, state: &State) -> bool {
 
 fn one_effect(_: &World, state: &State) -> bool {
     state.witness.effects.values().all(|effects| *effects <= 1)
+}
+
+fn not_driven_again(_: &World, state: &State) -> bool {
+    let mut waiting = state.inbox.rows_in(RowState::Waiting);
+    waiting.all(|(_, row)| !state.witness.effects.contains_key(&row.key))
 }
 
 /// A message without an effect is still somebody's: the broker will give it again, or a row that is
