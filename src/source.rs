@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod prefix;
 pub mod rabbitmq;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -41,12 +42,46 @@ pub enum OnUnrouted {
     Ignore,
 }
 
+/// Something that is wrong in a source's table, found without a broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where, below the source's own table: `uris[0]`, `librdkafka_options.group.id`.
+    pub path: String,
+    /// What was expected.
+    pub what: String,
+}
+
+impl Mistake {
+    pub fn new(path: impl Into<String>, what: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            what: what.into(),
+        }
+    }
+}
+
 /// How much may be taken at once; a stream returns early rather than wait for more.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub messages: usize,
     /// Bytes of payload and headers; one delivery larger than this is still taken, alone.
     pub bytes: usize,
+}
+
+impl Limits {
+    /// Takes from the front what fits; at least one delivery, if there is one.
+    pub fn take_from(self, buffer: &mut VecDeque<Delivery>) -> Vec<Delivery> {
+        let mut taken: Vec<Delivery> = Vec::new();
+        let mut bytes = 0_usize;
+        while let Some(next) = buffer.pop_front_if(|next| {
+            let fits = taken.len() < self.messages && bytes + next.size() <= self.bytes;
+            fits || taken.is_empty()
+        }) {
+            bytes += next.size();
+            taken.push(next);
+        }
+        taken
+    }
 }
 
 /// One configured source of one broker.

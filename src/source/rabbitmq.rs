@@ -1,8 +1,240 @@
-//! `RabbitMQ`.
-use schemars::JsonSchema;
-use serde::Deserialize;
+//! `RabbitMQ`: a classic or quorum queue, over AMQP 0-9-1.
+//!
+//! Every open makes a connection, a channel and a consumer of its own, and so a new incarnation with a
+//! tracker of its own. The client's automatic recovery stays off: it would begin delivery tags at 1 again
+//! on the same stream without a word, and the tracker would acknowledge what is not finished.
+//! Nothing is rejected and nothing is requeued one by one: a stream that ends gives everything back.
 
-/// `[sources.NAME.rabbitmq]`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RabbitmqConfig {}
+mod config;
+mod envelope;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::{FieldTable, ShortString};
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Queue};
+
+pub use config::{Argument, Declare, QueueType, RabbitmqConfig, RabbitmqTls};
+
+use crate::metrics;
+use crate::source::{Finding, Source, SourceError, Stream};
+use stream::{Opened, RabbitmqStream};
+
+/// A configured queue.
+#[derive(Debug)]
+pub struct Rabbitmq {
+    name: Arc<str>,
+    config: RabbitmqConfig,
+    ordered: bool,
+    /// How our connections are called in the broker's own tools.
+    client_name: String,
+    /// Which of the URIs the next attempt takes; moves on after every failure and every lost stream.
+    turn: AtomicUsize,
+    incarnations: AtomicU64,
+}
+
+impl Rabbitmq {
+    /// `client_name` names this process; the connection is called by it and the source's name.
+    pub fn new(name: Arc<str>, config: RabbitmqConfig, ordered: bool, client_name: &str) -> Self {
+        metrics::source_connected(&name, false);
+        Self {
+            client_name: format!("{client_name} {name}"),
+            name,
+            config,
+            ordered,
+            turn: AtomicUsize::new(0),
+            incarnations: AtomicU64::new(0),
+        }
+    }
+
+    fn uri(&self) -> Result<AMQPUri, SourceError> {
+        let uris = &self.config.uris;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let none = || SourceError::new("no URI is configured").needs_operator();
+        let uri = uris.get(turn.checked_rem(uris.len()).ok_or_else(none)?);
+        let mut uri = config::parse(uri.ok_or_else(none)?)
+            .map_err(|what| SourceError::new(what).needs_operator())?;
+        let heartbeat = self.config.heartbeat.0.as_secs();
+        uri.query.heartbeat = Some(u16::try_from(heartbeat).unwrap_or(u16::MAX));
+        Ok(uri)
+    }
+
+    /// Connects to the URI whose turn it is. The next call takes the next one.
+    async fn connect(&self) -> Result<(Connection, Channel, String), SourceError> {
+        let uri = self.uri()?;
+        let address = config::address(&uri);
+        let tls = self.config.tls.load().await.map_err(|(path, cause)| {
+            SourceError::new(format!("cannot read {}", path.display()))
+                .because(cause)
+                .needs_operator()
+        })?;
+        let properties = ConnectionProperties::default()
+            .with_connection_name(self.client_name.as_str().into())
+            .with_client_property("product".into(), "sluice".into());
+        let runtime = lapin::runtime::default_runtime()
+            .map_err(|cause| address_error("cannot connect", &address, cause))?;
+        let connecting = async {
+            let connection =
+                Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
+            let channel = connection.create_channel().await?;
+            Ok((connection, channel))
+        };
+        match tokio::time::timeout(self.config.connect_timeout.0, connecting).await {
+            Ok(Ok((connection, channel))) => Ok((connection, channel, address)),
+            Ok(Err(cause)) => Err(address_error("cannot connect", &address, cause)),
+            Err(_) => Err(SourceError::new(format!(
+                "{address} did not answer within {}",
+                self.config.connect_timeout
+            ))),
+        }
+    }
+
+    async fn consume(&self, channel: &Channel) -> Result<lapin::Consumer, lapin::Error> {
+        if let Some(declare) = &self.config.declare {
+            let options = QueueDeclareOptions {
+                durable: declare.durable,
+                ..QueueDeclareOptions::default()
+            };
+            channel
+                .queue_declare(self.queue()?, options, declare.table())
+                .await?;
+        }
+        // A limit set after the consumer stands would not count for it.
+        let qos = BasicQosOptions::default();
+        channel
+            .basic_qos(self.config.prefetch_count.get(), qos)
+            .await?;
+        channel
+            .basic_consume(
+                self.queue()?,
+                short(&self.config.consumer_tag)?,
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+    }
+
+    fn queue(&self) -> Result<ShortString, lapin::Error> {
+        short(&self.config.queue)
+    }
+
+    async fn look(&self, channel: &Channel) -> Result<Queue, lapin::Error> {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(self.queue()?, options, FieldTable::default())
+            .await
+    }
+}
+
+#[async_trait]
+impl Source for Rabbitmq {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn ordered(&self) -> bool {
+        self.ordered
+    }
+
+    async fn open(&self) -> Result<Box<dyn Stream>, SourceError> {
+        let (connection, channel, address) = self.connect().await?;
+        let limit = self.config.connect_timeout;
+        let consumer = match tokio::time::timeout(limit.0, self.consume(&channel)).await {
+            Ok(consumer) => consumer.map_err(|cause| {
+                let what = format!("cannot consume queue {:?}", self.config.queue);
+                address_error(&what, &address, cause)
+            })?,
+            Err(_) => {
+                return Err(SourceError::new(format!(
+                    "{address} did not answer within {limit}"
+                )));
+            }
+        };
+        let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
+        if incarnation > 0 {
+            metrics::source_reconnected(&self.name);
+        }
+        Ok(Box::new(RabbitmqStream::new(Opened {
+            source: Arc::clone(&self.name),
+            queue: self.config.queue.clone(),
+            address,
+            ordered: self.ordered,
+            delivery_limit: self.config.delivery_limit,
+            incarnation,
+            connection,
+            channel,
+            consumer,
+        })))
+    }
+
+    async fn inspect(&self) -> Result<Vec<Finding>, SourceError> {
+        let (connection, channel, address) = self.connect().await?;
+        let queue = self.look(&channel).await.map_err(|cause| {
+            let what = format!("cannot look at queue {:?}", self.config.queue);
+            address_error(&what, &address, cause)
+        })?;
+        let mut findings = vec![Finding::info(format!(
+            "{address}: queue {:?} holds {} messages ready and has {} consumers",
+            self.config.queue,
+            queue.message_count(),
+            queue.consumer_count()
+        ))];
+        findings.push(Finding::info(format!(
+            "at most {} deliveries are in memory, of whatever size the producers send",
+            self.config.prefetch_count
+        )));
+        findings.push(Finding::info(
+            "AMQP does not tell a queue's type and arguments; with `management_url` they are read",
+        ));
+        if self.ordered {
+            findings.push(Finding::warning(format!(
+                "a route keeps order on queue {:?}: it must have x-single-active-consumer = true, \
+                 or its messages are spread over several consumers",
+                self.config.queue
+            )));
+        }
+        if let Err(cause) = connection.close(200, "done".into()).await {
+            tracing::debug!(source = &*self.name, %cause, "the connection was gone already");
+        }
+        Ok(findings)
+    }
+}
+
+fn short(text: &str) -> Result<ShortString, lapin::Error> {
+    ShortString::try_new(text).map_err(|cause| std::io::Error::other(cause).into())
+}
+
+/// An error of the client at an address, and whether waiting alone can mend it.
+fn address_error(what: &str, address: &str, cause: lapin::Error) -> SourceError {
+    let needs_operator = needs_operator(&cause);
+    let error = SourceError::new(format!("{what} at {address}")).because(cause);
+    if needs_operator {
+        error.needs_operator()
+    } else {
+        error
+    }
+}
+
+fn needs_operator(cause: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(error) = cause.kind() else {
+        return matches!(cause.kind(), ErrorKind::AuthProviderError(_));
+    };
+    match error.kind() {
+        // A durable queue whose node is down answers 404, too, and comes back with its node.
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => !error
+            .get_message()
+            .as_str()
+            .contains("down or inaccessible"),
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED | AMQPSoftError::PRECONDITIONFAILED)
+        | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH) => true,
+        AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => false,
+    }
+}
