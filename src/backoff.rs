@@ -52,9 +52,12 @@ impl Delays {
         })
     }
 
+    /// The longest pause of [`Delays::outage`].
+    pub const LONGEST_OUTAGE: Duration = Duration::from_secs(5);
+
     /// For a server that does not answer: 100 ms to 5 s.
     pub fn outage() -> Self {
-        Self::new(Span::ms(100), Span::secs(5))
+        Self::new(Span::ms(100), Span(Self::LONGEST_OUTAGE))
     }
 
     /// For a lock or a claim that somebody else had: 5 ms to 200 ms.

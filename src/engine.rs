@@ -7,11 +7,13 @@
 pub mod camunda_tables;
 pub mod sql;
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::inbox::{DbError, RowId};
+use crate::inbox::{DbError, RowId, StateName};
 use crate::message::{DeadReason, Hash, Message, Undecodable, WaitReason};
 use crate::source::Finding;
 
@@ -65,6 +67,8 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missed {
     pub row: RowId,
+    /// The state that the row was given for the outcome that did not come true.
+    pub from: StateName,
     pub reason: WaitReason,
     pub detail: String,
 }
@@ -102,6 +106,10 @@ pub trait Engine<Tx>: Send + Sync {
     /// # Errors
     /// What does not fit, by the variable's name.
     fn fits(&self, message: &Message) -> Result<(), Undecodable>;
+
+    /// Whether [`Engine::wake`] finds a waiting row of this message as soon as somebody waits for it.
+    /// If not, the sweeper looks again and again.
+    fn announces(&self, message: &Message) -> bool;
 
     /// Step 3: who waits for these, in the batch's order. Only a look: [`Matched::hand`] makes it true.
     ///
@@ -144,13 +152,16 @@ pub trait Matched<Tx>: Send {
     /// The outcome of the n-th ask.
     fn outcome(&self, index: usize) -> &Outcome;
 
-    /// Step 5: writes the engine's rows for the asks with these indices, whose rows are inserted.
-    ///
-    /// Only asks whose outcome is [`Outcome::Hand`] or [`Outcome::Effect`] may be named.
+    /// Step 5: writes the engine's rows for those of these rows that it was asked about and whose outcome
+    /// is [`Outcome::Hand`] or [`Outcome::Effect`]; the others are none of its business.
     ///
     /// # Errors
     /// The database's.
-    async fn hand(self: Box<Self>, tx: &mut Tx, indices: &[usize]) -> Result<Vec<Missed>, DbError>;
+    async fn hand(
+        self: Box<Self>,
+        tx: &mut Tx,
+        rows: &HashSet<RowId>,
+    ) -> Result<Vec<Missed>, DbError>;
 }
 
 /// What an engine says of itself, for the status page and the metrics.

@@ -275,6 +275,7 @@ pub struct Existing {
     pub key: UniqueKey,
     pub payload_hash: Hash,
     pub state: StateName,
+    pub epoch: i64,
     pub coordinates: Option<String>,
 }
 
@@ -307,7 +308,8 @@ pub struct Change {
     pub epoch: i64,
     /// The epoch that it gets: one more for every hand-over.
     pub new_epoch: i64,
-    pub attempts: i32,
+    /// Added to the attempts that the row used.
+    pub attempts_used: i32,
     /// Written again on every drive, because the mapping may have been mended.
     pub target: Option<(Option<String>, Target)>,
     pub state: State,

@@ -1,8 +1,10 @@
 //! Sluice.
 
 pub mod backoff;
+pub mod crash;
 pub mod engine;
 pub mod inbox;
+pub mod intake;
 pub mod mapping;
 pub mod message;
 pub mod metrics;

@@ -105,6 +105,11 @@ impl Envelope {
         Some(format!("{topic}/{partition}@{offset}#{timestamp}"))
     }
 
+    /// As it stands in the row.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an envelope is strings and numbers")
+    }
+
     fn size(&self) -> usize {
         let headers: usize = self
             .headers

@@ -187,7 +187,9 @@ impl Route {
     }
 
     fn dedup_key(&self, subject: &Subject<'_>) -> Result<String, Undecodable> {
-        let key = if let Some(expression) = &self.dedup_key { expression.text(subject)? } else {
+        let key = if let Some(expression) = &self.dedup_key {
+            expression.text(subject)?
+        } else {
             let mut key = None;
             for property in CONVENTIONAL_KEY.into_iter().chain([
                 Property::Header(CONVENTIONAL_HEADER.to_owned()),

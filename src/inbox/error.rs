@@ -56,6 +56,16 @@ impl DbError {
             .and_then(|error| error.code().map(std::borrow::Cow::into_owned))
     }
 
+    /// Whether an outage's error could come from what the batch holds: a statement that never fits its
+    /// time limit, an error that nobody knows. A broken connection, a full disk, a missing privilege cannot.
+    pub fn may_be_the_batch(&self) -> bool {
+        let Some(code) = self.code() else {
+            return false;
+        };
+        let about_the_server = ["08", "25", "28", "3D", "42501", "53", "57P", "58"];
+        !about_the_server.iter().any(|class| code.starts_with(class))
+    }
+
     /// For logs and rows: the code and the server's message, never its detail, which may quote values.
     pub fn redacted(&self) -> String {
         match self.source.as_database_error() {

@@ -1,0 +1,327 @@
+//! The way of a batch: from the broker through the inbox and the engine to the acknowledgement.
+//!
+//! ```text
+//! Intake::run      next batch ─▶ accept ─▶ next batch …        a bounded number of batches under way
+//!  └ accept        1 decode   2 begin   3 look   4 insert   5 hand   6 commit        7 settle (run)
+//! ```
+//!
+//! [`Intake::accept`] is the only place that knows the order, and [`Intake::redrive`] is its steps 3, 5
+//! and 6 on rows that exist. No other part of the program calls a source, the inbox and an engine together.
+//! Invariant: a receipt leaves this module only after the commit that holds its delivery, or that proves
+//! it a duplicate, or when the configuration says to ignore it.
+
+mod batch;
+mod redrive;
+mod remedy;
+mod run;
+mod verdict;
+
+pub use redrive::Driven;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::crash_point;
+use crate::engine::{Ask, Engine, Matched, Missed, Outcome};
+use crate::inbox::{Change, DbError, Existing, Inbox, NewRow, RowId, State, UniqueKey};
+use crate::message::{Delivery, Receipt};
+use crate::metrics::{self, MessageOutcome};
+use crate::route::{Route, Routes};
+use crate::units::{Size, Span};
+
+use batch::{Fate, Item, Plan};
+use verdict::{Past, verdict, wait};
+
+/// `[intake]`: the limits of a batch. There is no timer: a batch is what arrived while the last one committed.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IntakeConfig {
+    /// Messages of a batch, at most.
+    pub max_batch: usize,
+    /// Payload and headers of a batch, at most; one larger message goes alone.
+    pub max_batch_bytes: Size,
+    /// Batches of a source under way at once. A source with an ordered route has one.
+    pub max_batches: usize,
+    /// A second batch opens beside one that takes longer than this.
+    pub slow_batch: Span,
+}
+
+impl Default for IntakeConfig {
+    fn default() -> Self {
+        Self {
+            max_batch: 200,
+            max_batch_bytes: Size::mib(16),
+            max_batches: 2,
+            slow_batch: Span::ms(50),
+        }
+    }
+}
+
+/// The way of every message of this node.
+pub struct Intake<I: Inbox> {
+    inbox: I,
+    engines: BTreeMap<String, Arc<dyn Engine<I::Tx>>>,
+    routes: Arc<Routes>,
+    blocking_scopes: Vec<String>,
+    node: Uuid,
+    config: IntakeConfig,
+}
+
+/// A delivery whose row cannot be written at all: its source stops, and the delivery stays unacknowledged.
+#[derive(Debug, thiserror::Error)]
+#[error("a delivery of source {source_name:?} cannot be stored, not even as a dead row: {error}")]
+pub struct Stuck {
+    pub source_name: String,
+    pub error: DbError,
+}
+
+impl<I: Inbox> Intake<I> {
+    /// `engines`: every engine that a route names.
+    pub fn new(
+        inbox: I,
+        engines: impl IntoIterator<Item = Arc<dyn Engine<I::Tx>>>,
+        routes: Arc<Routes>,
+        node: Uuid,
+        config: IntakeConfig,
+    ) -> Self {
+        Self {
+            inbox,
+            engines: engines
+                .into_iter()
+                .map(|engine| (engine.name().to_owned(), engine))
+                .collect(),
+            blocking_scopes: routes.blocking_scopes(),
+            routes,
+            node,
+            config,
+        }
+    }
+
+    pub fn inbox(&self) -> &I {
+        &self.inbox
+    }
+
+    pub fn engines(&self) -> impl Iterator<Item = &Arc<dyn Engine<I::Tx>>> {
+        self.engines.values()
+    }
+
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// Takes a batch all the way to its commit, however long the database is away; returns what may be acknowledged.
+    ///
+    /// # Errors
+    /// A single delivery that cannot be stored in any form.
+    pub async fn accept(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, Stuck> {
+        let arrived = Instant::now();
+        crash_point!("received");
+        let mut receipts = Vec::with_capacity(deliveries.len());
+        let mut items = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            metrics::delivered(&delivery.source, delivery.redelivered);
+            // 1 decode
+            match Item::decode(&self.routes, &self.engines, &delivery) {
+                Some(item) => items.push(item),
+                None => metrics::message(None, MessageOutcome::Ignored),
+            }
+            receipts.push(delivery.receipt);
+        }
+        self.store(items, arrived).await?;
+        crash_point!("before_ack");
+        Ok(receipts)
+    }
+
+    /// Steps 2 to 6 for items that were never stored: one transaction.
+    async fn transact(&self, items: &[Item]) -> Result<Vec<Fate>, DbError> {
+        // 2 begin
+        let mut tx = self.inbox.begin().await?;
+        let fates = self.write(&mut tx, items).await?;
+        crash_point!("before_commit");
+        // 6 commit
+        self.inbox.commit(tx).await?;
+        crash_point!("after_commit");
+        Ok(fates)
+    }
+
+    /// Steps 3 to 5, in a transaction that the caller commits. One fate for each item.
+    async fn write(&self, tx: &mut I::Tx, items: &[Item]) -> Result<Vec<Fate>, DbError> {
+        let plan = batch::plan(items);
+        let held_back = self
+            .inbox
+            .lock_order_keys(tx, &plan.order_keys, &self.blocking_scopes)
+            .await?;
+        // 3 look
+        let mut looked = self.look(tx, &plan.asked(items, &held_back)).await?;
+        crash_point!("matched");
+        // 4 insert
+        let rows: Vec<NewRow> = plan
+            .firsts
+            .iter()
+            .map(|&index| items[index].new_row(self.first_state(&items[index], &looked)))
+            .collect();
+        let new: HashSet<RowId> = self.inbox.insert(tx, &rows).await?.into_iter().collect();
+        crash_point!("inserted");
+        let mut fates = self.repeats(tx, items, &plan, &new).await?;
+        for row in rows.into_iter().filter(|row| new.contains(&row.id)) {
+            fates.insert(row.id, Fate::Stored(row.state));
+        }
+        // 5 hand
+        for missed in looked.hand(tx, &new).await? {
+            let item = items.iter().find(|item| item.row == missed.row);
+            let Some(route) = item.and_then(Item::route) else {
+                continue;
+            };
+            let state = self.turn_to_waiting(tx, route, &missed, 1).await?;
+            fates.insert(missed.row, Fate::Stored(state));
+        }
+        crash_point!("handed");
+        Ok(items
+            .iter()
+            .map(|item| fates.remove(&item.row).expect("every item has a fate"))
+            .collect())
+    }
+
+    fn first_state(&self, item: &Item, looked: &Looked<'_, I::Tx>) -> State {
+        match (looked.outcomes.get(&item.row), item.route()) {
+            (Some(outcome), Some(route)) => {
+                let announced = item
+                    .message()
+                    .is_some_and(|message| self.announced(route, message));
+                verdict(route, outcome, Past::default(), announced).state
+            }
+            _ => item.unasked_state(),
+        }
+    }
+
+    fn announced(&self, route: &Route, message: &crate::message::Message) -> bool {
+        self.engines
+            .get(&route.engine)
+            .is_some_and(|engine| engine.announces(message))
+    }
+
+    /// Asks every engine of the batch, each once.
+    async fn look<'a>(
+        &'a self,
+        tx: &mut I::Tx,
+        asks: &[(&str, Ask<'a>)],
+    ) -> Result<Looked<'a, I::Tx>, DbError> {
+        let mut looked = Looked {
+            outcomes: HashMap::with_capacity(asks.len()),
+            matched: Vec::new(),
+        };
+        for (name, engine) in &self.engines {
+            let of_engine: Vec<Ask<'a>> = asks
+                .iter()
+                .filter(|(engine, _)| engine == name)
+                .map(|(_, ask)| *ask)
+                .collect();
+            if of_engine.is_empty() {
+                continue;
+            }
+            let matched = engine.look(tx, &of_engine).await?;
+            for (index, ask) in of_engine.iter().enumerate() {
+                let outcome = matched.outcome(index).clone();
+                looked.outcomes.insert(ask.row, outcome);
+            }
+            looked.matched.push(matched);
+        }
+        Ok(looked)
+    }
+
+    /// Tells duplicates from conflicts among the items that were not inserted; a conflict gets a row of its own.
+    async fn repeats(
+        &self,
+        tx: &mut I::Tx,
+        items: &[Item],
+        plan: &Plan,
+        new: &HashSet<RowId>,
+    ) -> Result<HashMap<RowId, Fate>, DbError> {
+        let old: Vec<usize> = plan
+            .firsts
+            .iter()
+            .copied()
+            .filter(|&index| !new.contains(&items[index].row))
+            .collect();
+        let mut fates = HashMap::with_capacity(items.len());
+        if old.is_empty() && plan.repeats.is_empty() {
+            return Ok(fates);
+        }
+        let keys: Vec<UniqueKey> = old.iter().map(|&index| items[index].key.clone()).collect();
+        let existing: HashMap<UniqueKey, Existing> = self
+            .inbox
+            .existing(tx, &keys)
+            .await?
+            .into_iter()
+            .map(|existing| (existing.key.clone(), existing))
+            .collect();
+        let (mut conflicts, mut revived) = (Vec::new(), Vec::new());
+        for item in old
+            .iter()
+            .copied()
+            .chain(plan.repeats.iter().copied())
+            .map(|index| &items[index])
+        {
+            let fate = match existing.get(&item.key) {
+                Some(existing) => {
+                    revived.extend(batch::revival(item, existing));
+                    batch::fate_of_repeat(item, existing)
+                }
+                None => plan.fate_in_batch(items, item),
+            };
+            if fate == Fate::Conflict && batch::keeps_conflicts(item) {
+                conflicts.push(item.conflict_row());
+            }
+            fates.insert(item.row, fate);
+        }
+        self.inbox.insert(tx, &conflicts).await?;
+        self.inbox.change(tx, &revived).await?;
+        let repeated = i64::try_from(fates.len()).unwrap_or(i64::MAX);
+        self.inbox.count_duplicates(tx, self.node, repeated).await?;
+        Ok(fates)
+    }
+
+    /// A claim that missed turns its row to waiting, in the same transaction.
+    async fn turn_to_waiting(
+        &self,
+        tx: &mut I::Tx,
+        route: &Route,
+        missed: &Missed,
+        epoch: i64,
+    ) -> Result<State, DbError> {
+        let verdict = wait(route, missed.reason, &missed.detail, Past::default(), false);
+        let change = Change {
+            id: missed.row,
+            from: missed.from,
+            epoch,
+            new_epoch: epoch,
+            attempts_used: verdict.attempts_used,
+            target: None,
+            state: verdict.state.clone(),
+        };
+        let changed = self.inbox.change(tx, &[change]).await?;
+        debug_assert_eq!(changed.len(), 1, "the row is this transaction's own");
+        Ok(verdict.state)
+    }
+}
+
+/// What the engines of a batch found.
+struct Looked<'a, Tx> {
+    outcomes: HashMap<RowId, Outcome>,
+    matched: Vec<Box<dyn Matched<Tx> + 'a>>,
+}
+
+impl<Tx> Looked<'_, Tx> {
+    async fn hand(&mut self, tx: &mut Tx, rows: &HashSet<RowId>) -> Result<Vec<Missed>, DbError> {
+        let mut missed = Vec::new();
+        for matched in self.matched.drain(..) {
+            missed.extend(matched.hand(tx, rows).await?);
+        }
+        Ok(missed)
+    }
+}

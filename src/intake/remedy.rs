@@ -1,0 +1,185 @@
+//! What is done about a database's error: the same batch again, halves of it, or a dead row.
+//!
+//! Invariant: an outage uses no attempt and drops nothing; only what the database says about *this*
+//! item's data, or what it says again and again about this item alone while it answers everybody else,
+//! makes the item dead.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::backoff::Delays;
+use crate::inbox::{Class, DbError, Inbox};
+use crate::message::DeadReason;
+use crate::metrics::{self, MessageOutcome};
+
+use super::batch::{Fate, Item};
+use super::{Intake, State, Stuck};
+
+/// A batch that fails this often while the probe succeeds is halved.
+const FAILURES_UNTIL_HALVED: u32 = 2;
+/// A single item that fails this often alone while the probe succeeds is dead.
+const FAILURES_UNTIL_DEAD: u32 = 10;
+/// Contention that lasts this long is treated like any other failure.
+const CONTENTIONS_UNTIL_FAILURE: u32 = 20;
+
+/// Items that are stored by one transaction, and what happened to them so far.
+struct Part {
+    items: Vec<Item>,
+    failures: u32,
+    contentions: u32,
+    delays: Delays,
+}
+
+impl Part {
+    fn new(items: Vec<Item>) -> Self {
+        Self {
+            items,
+            failures: 0,
+            contentions: 0,
+            delays: Delays::outage(),
+        }
+    }
+
+    /// The two halves, or itself when it is a single item.
+    fn halves(mut self) -> Result<[Self; 2], Self> {
+        if self.items.len() < 2 {
+            return Err(self);
+        }
+        let right = self.items.split_off(self.items.len() / 2);
+        Ok([Self::new(self.items), Self::new(right)])
+    }
+}
+
+impl<I: Inbox> Intake<I> {
+    /// Stores every item, whatever it takes.
+    ///
+    /// Halves are stored one after the other, so that an ordered source keeps its order.
+    pub(super) async fn store(&self, items: Vec<Item>, arrived: Instant) -> Result<(), Stuck> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let mut parts = VecDeque::from([Part::new(items)]);
+        while let Some(part) = parts.pop_front() {
+            let began = Instant::now();
+            match self.transact(&part.items).await {
+                Ok(fates) => record(&part.items, &fates, began, arrived),
+                Err(error) => {
+                    metrics::db_error(error.class.as_str());
+                    for rest in self.remedy(part, error).await?.into_iter().rev() {
+                        parts.push_front(rest);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn remedy(&self, mut part: Part, error: DbError) -> Result<Vec<Part>, Stuck> {
+        match error.class {
+            Class::Again if part.contentions < CONTENTIONS_UNTIL_FAILURE => {
+                tracing::debug!(%error, messages = part.items.len(), "contention, same batch again");
+                part.contentions += 1;
+                let mut delays = Delays::contention();
+                tokio::time::sleep(delays.next_delay()).await;
+                Ok(vec![part])
+            }
+            Class::Data | Class::Message => match part.halves() {
+                Ok(halves) => Ok(halves.into()),
+                Err(single) => Self::set_aside(single, error),
+            },
+            Class::Again | Class::Outage => {
+                tracing::warn!(%error, messages = part.items.len(), "the batch is tried again");
+                tokio::time::sleep(part.delays.next_delay()).await;
+                self.until_database_answers(&mut part.delays).await;
+                if error.may_be_the_batch() {
+                    part.failures += 1;
+                }
+                if part.failures < FAILURES_UNTIL_HALVED {
+                    return Ok(vec![part]);
+                }
+                let failures = part.failures;
+                match part.halves() {
+                    Ok(halves) => Ok(halves.into()),
+                    Err(single) if failures < FAILURES_UNTIL_DEAD => Ok(vec![single]),
+                    Err(single) => Self::set_aside(single, error),
+                }
+            }
+        }
+    }
+
+    /// The one item is what is wrong: an attempt of it, or a dead row.
+    fn set_aside(mut single: Part, error: DbError) -> Result<Vec<Part>, Stuck> {
+        let detail = error.redacted();
+        for item in &mut single.items {
+            if item.is_spoiled() {
+                return Err(Stuck {
+                    source_name: item.source.to_string(),
+                    error,
+                });
+            }
+            match error.class {
+                Class::Message => item.refuse(detail.clone()),
+                Class::Data | Class::Again | Class::Outage => item.spoil(detail.clone()),
+            }
+        }
+        Ok(vec![Part::new(single.items)])
+    }
+
+    /// Probes until the database answers and takes writes.
+    pub(super) async fn until_database_answers(&self, delays: &mut Delays) {
+        while let Err(error) = self.inbox.probe().await {
+            metrics::db_error(error.class.as_str());
+            tracing::warn!(%error, "the database does not answer, sources are paused");
+            tokio::time::sleep(delays.next_delay()).await;
+        }
+    }
+}
+
+/// Counts what the commit made true; never before it.
+fn record(items: &[Item], fates: &[Fate], began: Instant, arrived: Instant) {
+    if let Some(first) = items.first() {
+        metrics::accepted(&first.source, items.len(), began.elapsed());
+    }
+    for (item, fate) in items.iter().zip(fates) {
+        metrics::committed(&item.source, arrived.elapsed());
+        let route = item.route_name();
+        let outcome = match fate {
+            Fate::Duplicate(cause) => {
+                metrics::duplicate(route, *cause);
+                MessageOutcome::Duplicate
+            }
+            Fate::Conflict => {
+                metrics::conflict(route);
+                tracing::warn!(
+                    route,
+                    row = %item.row,
+                    "the same dedup key came with another payload"
+                );
+                MessageOutcome::Dead
+            }
+            Fate::Stored(state) => {
+                if let State::Dead { reason, detail } = state {
+                    tracing::warn!(route, row = %item.row, reason = reason.as_str(), detail, "message is dead");
+                    debug_assert!(
+                        *reason != DeadReason::Conflict,
+                        "conflicts have a fate of their own"
+                    );
+                }
+                if let State::Waiting { reason, .. } = state {
+                    metrics::waiting(route.unwrap_or_default(), reason.as_str());
+                }
+                outcome_of(state)
+            }
+        };
+        metrics::message(route, outcome);
+    }
+}
+
+pub(super) fn outcome_of(state: &State) -> MessageOutcome {
+    match state {
+        State::Waiting { .. } => MessageOutcome::Waiting,
+        State::Handed => MessageOutcome::Handed,
+        State::Done { .. } => MessageOutcome::Done,
+        State::Dead { .. } => MessageOutcome::Dead,
+    }
+}

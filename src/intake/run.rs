@@ -1,0 +1,198 @@
+//! The life of one source: open a stream, read it into batches, give the receipts back, open another.
+//!
+//! Invariant: what is read and not committed is bounded by one buffer and the batches under way; while
+//! nothing can be taken the stream idles, and while the database is away no consumer opens.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use crate::backoff::Delays;
+use crate::crash_point;
+use crate::inbox::Inbox;
+use crate::message::{Delivery, Receipt};
+use crate::metrics;
+use crate::shutdown::Shutdown;
+use crate::source::{Limits, Source, SourceError, Stream};
+
+use super::{Intake, Stuck};
+
+/// A stream that lived this long was a good one: the next reconnection begins with a short delay again.
+const GOOD_STREAM: Duration = Duration::from_secs(30);
+
+/// Why a stream is no longer read.
+enum End {
+    Drained,
+    Lost(SourceError),
+    Stuck(Stuck),
+}
+
+impl<I: Inbox> Intake<I> {
+    /// Reads the source until the shutdown drains it.
+    ///
+    /// # Errors
+    /// A delivery that cannot be stored in any form; it stays unacknowledged.
+    pub async fn run(
+        &self,
+        source: Arc<dyn Source>,
+        shutdown: Shutdown,
+        on_trouble: impl Fn(&SourceError) + Send + Sync,
+    ) -> Result<(), Stuck> {
+        let name = source.name().clone();
+        let mut delays = Delays::outage();
+        while !shutdown.is_draining() {
+            metrics::source_connected(&name, false);
+            let mut probing = Delays::outage();
+            let ready = shutdown.unless_draining(self.until_database_answers(&mut probing));
+            if ready.await.is_none() {
+                break;
+            }
+            let opened = match shutdown.unless_draining(source.open()).await {
+                None => break,
+                Some(opened) => opened,
+            };
+            let began = Instant::now();
+            let lost = match opened {
+                Err(error) => error,
+                Ok(stream) => {
+                    metrics::source_connected(&name, true);
+                    tracing::info!(source = %name, "connected");
+                    match self.consume(&*source, stream, &shutdown).await {
+                        End::Drained => break,
+                        End::Stuck(stuck) => {
+                            metrics::source_connected(&name, false);
+                            return Err(stuck);
+                        }
+                        End::Lost(error) => error,
+                    }
+                }
+            };
+            if began.elapsed() > GOOD_STREAM {
+                delays.reset();
+            }
+            metrics::source_reconnected(&name);
+            on_trouble(&lost);
+            let delay = if lost.needs_operator {
+                Delays::LONGEST_OUTAGE
+            } else {
+                delays.next_delay()
+            };
+            tracing::warn!(source = %name, error = %lost, cause = lost.cause.as_ref().map(tracing::field::display), retry_in = ?delay, "the source is not connected");
+            shutdown.unless_draining(tokio::time::sleep(delay)).await;
+        }
+        metrics::source_connected(&name, false);
+        Ok(())
+    }
+
+    /// Reads one stream to its end.
+    async fn consume(
+        &self,
+        source: &dyn Source,
+        mut stream: Box<dyn Stream>,
+        shutdown: &Shutdown,
+    ) -> End {
+        let max_batches = if source.ordered() {
+            1
+        } else {
+            self.config.max_batches.max(1)
+        };
+        let mut buffer = Buffer::new(Limits {
+            messages: self.config.max_batch.max(1),
+            bytes: self.config.max_batch_bytes.bytes(),
+        });
+        let mut under_way = FuturesUnordered::new();
+        let mut opened_at = Instant::now();
+        loop {
+            let draining = shutdown.is_draining();
+            let slow = opened_at.elapsed() >= self.config.slow_batch.0;
+            let may_open =
+                under_way.is_empty() || under_way.len() < max_batches && (buffer.is_full() || slow);
+            if !draining && may_open && !buffer.deliveries.is_empty() {
+                under_way.push(self.accept(buffer.take()));
+                opened_at = Instant::now();
+            }
+            if draining && under_way.is_empty() {
+                // What is only buffered goes back to the broker.
+                stream.close().await;
+                return End::Drained;
+            }
+            let room = (!draining).then(|| buffer.room()).flatten();
+            tokio::select! {
+                biased;
+                Some(accepted) = under_way.next(), if !under_way.is_empty() => {
+                    match self.settle(&mut *stream, accepted).await {
+                        Ok(()) => {}
+                        Err(end) => return end,
+                    }
+                }
+                taken = take(&mut *stream, room) => match taken {
+                    Ok(deliveries) => buffer.add(deliveries),
+                    Err(error) => return End::Lost(error),
+                },
+                () = shutdown.draining(), if !draining => {}
+                () = tokio::time::sleep(self.config.slow_batch.0),
+                    if !buffer.deliveries.is_empty() && under_way.len() < max_batches => {}
+            }
+        }
+    }
+
+    /// 7: gives the receipts of a committed batch back.
+    async fn settle(
+        &self,
+        stream: &mut dyn Stream,
+        accepted: Result<Vec<Receipt>, Stuck>,
+    ) -> Result<(), End> {
+        let receipts = accepted.map_err(End::Stuck)?;
+        stream.settle(receipts).await.map_err(End::Lost)?;
+        crash_point!("after_ack");
+        Ok(())
+    }
+}
+
+/// Takes deliveries while there is room, and keeps the connection alive while there is none.
+async fn take(stream: &mut dyn Stream, room: Option<Limits>) -> Result<Vec<Delivery>, SourceError> {
+    match room {
+        Some(limits) => stream.next(limits).await,
+        None => Err(stream.idle().await),
+    }
+}
+
+/// What arrived while the last batch committed.
+struct Buffer {
+    limits: Limits,
+    deliveries: Vec<Delivery>,
+    bytes: usize,
+}
+
+impl Buffer {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            deliveries: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.deliveries.len() >= self.limits.messages || self.bytes >= self.limits.bytes
+    }
+
+    fn room(&self) -> Option<Limits> {
+        (!self.is_full()).then(|| Limits {
+            messages: self.limits.messages - self.deliveries.len(),
+            bytes: self.limits.bytes - self.bytes,
+        })
+    }
+
+    fn add(&mut self, deliveries: Vec<Delivery>) {
+        self.bytes += deliveries.iter().map(Delivery::size).sum::<usize>();
+        self.deliveries.extend(deliveries);
+    }
+
+    fn take(&mut self) -> Vec<Delivery> {
+        self.bytes = 0;
+        std::mem::take(&mut self.deliveries)
+    }
+}
