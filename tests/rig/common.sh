@@ -16,7 +16,8 @@ set -euo pipefail
 rig=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$rig/../.." && pwd)
 target=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}")
-jars=$target/rig/jars
+# Tests built elsewhere, on servers that are already up, use the jars that those came from.
+jars=${SLUICE_TEST_JARS:-$target/rig/jars}
 
 # Where the servers of `tests/run --up` keep their state. Server users other than root cannot enter a
 # checkout below a private home folder; then the state moves to /var/tmp.
@@ -247,7 +248,10 @@ rig_main() {
     install) install ;;
     start) do_start "$@" ;;
     stop) do_stop ;;
-    kill) do_kill ;;
+    kill)
+      if declare -F before_kill >/dev/null && running; then before_kill; fi
+      do_kill
+      ;;
     restart)
       do_stop
       do_start
