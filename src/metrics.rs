@@ -1,11 +1,24 @@
 //! Every metric that Sluice exports: its name, its labels, and the one function that records it.
 //!
-//! No metric's name stands anywhere else. Labels come from bounded sets (names of the configuration,
-//! words of an enum), never an id or a key.
+//! The names and their help stand in [`catalogue`], and only the functions here record them. Labels come
+//! from bounded sets (names of the configuration, words of an enum), never an id or a key.
+//! [`Exporter`] renders them for Prometheus; [`Samples`] reads that text back for the status page, so that
+//! page and Prometheus cannot disagree. Imports nothing of Sluice.
+
+mod announce;
+pub mod catalogue;
+mod exporter;
+mod samples;
+
+pub use announce::{InboxGauges, InboxRows, announce};
+pub use exporter::Exporter;
+pub use samples::Samples;
 
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
+
+use catalogue as name;
 
 /// What became of a message when its batch committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +32,15 @@ pub enum MessageOutcome {
 }
 
 impl MessageOutcome {
+    pub const ALL: [Self; 6] = [
+        Self::Handed,
+        Self::Done,
+        Self::Waiting,
+        Self::Dead,
+        Self::Duplicate,
+        Self::Ignored,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Handed => "handed",
@@ -72,6 +94,8 @@ pub enum Sweep {
 }
 
 impl Sweep {
+    pub const ALL: [Self; 4] = [Self::Wake, Self::Due, Self::Confirm, Self::Purge];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Wake => "wake",
@@ -82,29 +106,32 @@ impl Sweep {
     }
 }
 
-const NO_ROUTE: &str = "";
+/// The label of deliveries that no route took; no configured name has parentheses.
+pub const NO_ROUTE: &str = "(none)";
+
+/// The words of `inbox::Class`, which this leaf cannot import; a test holds them together.
+pub const DB_ERROR_CLASSES: [&str; 4] = ["data", "message", "again", "outage"];
 
 /// A delivery came from the broker.
 pub fn delivered(source: &str, redelivered: bool) {
     let redelivered = if redelivered { "true" } else { "false" };
-    counter!("sluice_deliveries_total", "source" => source.to_owned(), "redelivered" => redelivered)
+    counter!(name::DELIVERIES, "source" => source.to_owned(), "redelivered" => redelivered)
         .increment(1);
 }
 
 /// A message's first outcome.
 pub fn message(route: Option<&str>, outcome: MessageOutcome) {
-    counter!("sluice_messages_total", "route" => route.unwrap_or(NO_ROUTE).to_owned(), "outcome" => outcome.as_str())
+    counter!(name::MESSAGES, "route" => route.unwrap_or(NO_ROUTE).to_owned(), "outcome" => outcome.as_str())
         .increment(1);
 }
 
 pub fn duplicate(route: Option<&str>, cause: DuplicateCause) {
-    counter!("sluice_duplicates_total", "route" => route.unwrap_or(NO_ROUTE).to_owned(), "cause" => cause.as_str())
+    counter!(name::DUPLICATES, "route" => route.unwrap_or(NO_ROUTE).to_owned(), "cause" => cause.as_str())
         .increment(1);
 }
 
 pub fn conflict(route: Option<&str>) {
-    counter!("sluice_dedup_conflicts_total", "route" => route.unwrap_or(NO_ROUTE).to_owned())
-        .increment(1);
+    counter!(name::CONFLICTS, "route" => route.unwrap_or(NO_ROUTE).to_owned()).increment(1);
 }
 
 /// A batch was committed: its size, and from its first look to the commit's answer.
@@ -113,26 +140,26 @@ pub fn accepted(source: &str, messages: usize, took: Duration) {
         clippy::cast_precision_loss,
         reason = "a batch has at most some thousands"
     )]
-    histogram!("sluice_batch_messages", "source" => source.to_owned()).record(messages as f64);
-    histogram!("sluice_accept_seconds", "source" => source.to_owned()).record(took);
+    histogram!(name::BATCH_MESSAGES, "source" => source.to_owned()).record(messages as f64);
+    histogram!(name::ACCEPT, "source" => source.to_owned()).record(took);
 }
 
 /// From the delivery's arrival in this process to the commit that holds it.
 pub fn committed(source: &str, took: Duration) {
-    histogram!("sluice_delivery_to_commit_seconds", "source" => source.to_owned()).record(took);
+    histogram!(name::DELIVERY_TO_COMMIT, "source" => source.to_owned()).record(took);
 }
 
 /// From the hand-over to its proof.
 pub fn confirmed(engine: &str, took: Duration) {
-    histogram!("sluice_handed_to_done_seconds", "engine" => engine.to_owned()).record(took);
+    histogram!(name::HANDED_TO_DONE, "engine" => engine.to_owned()).record(took);
 }
 
 pub fn ack_failed(source: &str) {
-    counter!("sluice_ack_failures_total", "source" => source.to_owned()).increment(1);
+    counter!(name::ACK_FAILURES, "source" => source.to_owned()).increment(1);
 }
 
 pub fn source_connected(source: &str, connected: bool) {
-    gauge!("sluice_source_connected", "source" => source.to_owned()).set(if connected {
+    gauge!(name::SOURCE_CONNECTED, "source" => source.to_owned()).set(if connected {
         1.0
     } else {
         0.0
@@ -140,20 +167,20 @@ pub fn source_connected(source: &str, connected: bool) {
 }
 
 pub fn source_reconnected(source: &str) {
-    counter!("sluice_source_reconnects_total", "source" => source.to_owned()).increment(1);
+    counter!(name::SOURCE_RECONNECTS, "source" => source.to_owned()).increment(1);
 }
 
 /// Records between the committed offset and the end of the partition; `None` when it is no longer ours.
 pub fn kafka_lag(source: &str, topic: &str, partition: i32, lag: Option<i64>) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     let lag = lag.map_or(0.0, |lag| lag as f64);
-    gauge!("sluice_kafka_lag", "source" => source.to_owned(), "topic" => topic.to_owned(), "partition" => partition.to_string())
+    gauge!(name::KAFKA_LAG, "source" => source.to_owned(), "topic" => topic.to_owned(), "partition" => partition.to_string())
         .set(lag);
 }
 
 /// The broker had already deleted records that this group had not read.
 pub fn kafka_offset_below_low_watermark(source: &str, topic: &str) {
-    counter!("sluice_kafka_offset_below_low_watermark_total", "source" => source.to_owned(), "topic" => topic.to_owned())
+    counter!(name::KAFKA_BELOW_LOW_WATERMARK, "source" => source.to_owned(), "topic" => topic.to_owned())
         .increment(1);
 }
 
@@ -161,29 +188,29 @@ pub fn kafka_offset_below_low_watermark(source: &str, topic: &str) {
 pub fn engine_backlog(engine: &str, runnable: u64, blocked: u64) {
     for (state, jobs) in [("runnable", runnable), ("blocked", blocked)] {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        gauge!("sluice_engine_backlog", "engine" => engine.to_owned(), "state" => state)
+        gauge!(name::ENGINE_BACKLOG, "engine" => engine.to_owned(), "state" => state)
             .set(jobs as f64);
     }
 }
 
 pub fn engine_up(engine: &str, up: bool) {
-    gauge!("sluice_engine_up", "engine" => engine.to_owned()).set(if up { 1.0 } else { 0.0 });
+    gauge!(name::ENGINE_UP, "engine" => engine.to_owned()).set(if up { 1.0 } else { 0.0 });
 }
 
 /// Rows that a sweep moved on, and how long after they could have gone.
 pub fn recovered(sweep: Sweep, overdue: Duration) {
-    counter!("sluice_recovered_total", "sweep" => sweep.as_str()).increment(1);
-    histogram!("sluice_recovery_seconds", "sweep" => sweep.as_str()).record(overdue);
+    counter!(name::RECOVERED, "sweep" => sweep.as_str()).increment(1);
+    histogram!(name::RECOVERY, "sweep" => sweep.as_str()).record(overdue);
 }
 
 /// Changes that hit nothing, because another node was quicker.
 pub fn stale_changes(count: u64) {
-    counter!("sluice_stale_changes_total").increment(count);
+    counter!(name::STALE_CHANGES).increment(count);
 }
 
 /// `class`: the word of the error's class.
 pub fn db_error(class: &'static str) {
-    counter!("sluice_db_errors_total", "class" => class).increment(1);
+    counter!(name::DB_ERRORS, "class" => class).increment(1);
 }
 
 pub fn db_pool(idle: usize, used: usize) {
@@ -192,35 +219,39 @@ pub fn db_pool(idle: usize, used: usize) {
             clippy::cast_precision_loss,
             reason = "a pool has at most some hundreds"
         )]
-        gauge!("sluice_db_pool_connections", "state" => state).set(connections as f64);
+        gauge!(name::DB_POOL, "state" => state).set(connections as f64);
     }
 }
 
 pub fn nodes(alive: usize, gone: usize) {
     for (state, nodes) in [("alive", alive), ("gone", gone)] {
         #[expect(clippy::cast_precision_loss, reason = "a handful of nodes")]
-        gauge!("sluice_nodes", "state" => state).set(nodes as f64);
+        gauge!(name::NODES, "state" => state).set(nodes as f64);
     }
 }
 
 pub fn purged(payloads: u64, keys: u64) {
-    counter!("sluice_purged_total", "what" => "payload").increment(payloads);
-    counter!("sluice_purged_total", "what" => "key").increment(keys);
+    counter!(name::PURGED, "what" => "payload").increment(payloads);
+    counter!(name::PURGED, "what" => "key").increment(keys);
 }
 
-/// The rows of one kind in the inbox; a kind that has no row any more is set to zero by the caller.
-pub fn inbox(route: &str, state: &'static str, reason: &str, rows: i64, oldest_age_seconds: f64) {
+/// The rows of one kind in the inbox. [`InboxGauges`] calls it, and sets the kinds to zero that vanished.
+fn inbox(route: &str, state: &'static str, reason: &str, rows: i64, oldest_age_seconds: f64) {
     let labels = [
         ("route", route.to_owned()),
         ("state", state.to_owned()),
         ("reason", reason.to_owned()),
     ];
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    gauge!("sluice_inbox_rows", &labels).set(rows as f64);
-    gauge!("sluice_inbox_oldest_age_seconds", &labels).set(oldest_age_seconds);
+    gauge!(name::INBOX_ROWS, &labels).set(rows as f64);
+    gauge!(name::INBOX_OLDEST_AGE, &labels).set(oldest_age_seconds);
+}
+
+fn build_info() {
+    gauge!(name::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
 /// A row began to wait, at birth or when it was driven again.
 pub fn waiting(route: &str, reason: &'static str) {
-    counter!("sluice_waits_total", "route" => route.to_owned(), "reason" => reason).increment(1);
+    counter!(name::WAITS, "route" => route.to_owned(), "reason" => reason).increment(1);
 }
