@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod crash;
 pub mod engine;
+pub mod http;
 pub mod inbox;
 pub mod intake;
 pub mod mapping;

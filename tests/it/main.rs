@@ -1,0 +1,9 @@
+//! The integration tests: one program, one module per part of Sluice.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "what a test gathers around it may panic and be spawned freely"
+)]
+
+mod http;
