@@ -11,9 +11,10 @@
 //! it sent its commit is a node that freezes before that step and is killed after it.
 //!
 //! **What is not.** Matching itself (there is one message name, so a message takes the first free
-//! subscription), payloads and conflicts, order per key, `ttl` and attempts as numbers, the backlog,
-//! bisecting, remote engines, purge of the inbox, a database that loses commits, deadlocks. Batches
-//! of the sweeper are one row long: its rows do not touch each other.
+//! subscription), catchers that stay when they are triggered, payloads and conflicts, order per key,
+//! `ttl` and attempts as numbers, the backlog, bisecting, remote engines, purge of the inbox, a
+//! database that loses commits, deadlocks, an operator who redrives a row in doubt. Batches of the
+//! sweeper are one row long: its rows do not touch each other.
 //!
 //! **How to read it.** [`Protocol`] has a switch for each rule of the protocol; [`Protocol::sluice`]
 //! is what the daemon does, and must keep every promise of [`properties`] in every [`Scenario`]. Each
@@ -32,13 +33,15 @@ mod engine;
 mod inbox;
 mod intake;
 mod properties;
+mod scenario;
 mod sweeper;
 mod tests;
 
-use broker::{Broker, BrokerKind};
+use broker::Broker;
 use engine::Engine;
 use inbox::Inbox;
 use intake::Node;
+use scenario::{Limits, Scenario, Way};
 
 /// A message's dedup key; deliveries with equal keys are copies of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,8 +66,11 @@ struct HandOver {
 }
 
 /// The rules of the protocol, each of which a broken variant gives up.
+#[expect(clippy::struct_excessive_bools, reason = "a switch for each rule")]
 #[derive(Clone, Copy, Debug)]
 struct Protocol {
+    /// A message's row and its effect are one transaction, not the effect first.
+    row_with_effect: bool,
     /// A delivery counts as finished after its commit, not as soon as it is read.
     ack_after_commit: bool,
     /// `multiple` reaches up to the first unfinished delivery, not up to the last finished one.
@@ -85,6 +91,8 @@ struct Protocol {
     compare_epoch: bool,
     /// Which changes of a row raise its epoch.
     epoch_raised_by: EpochRaisedBy,
+    /// A confirmed row's new state and the end of its claim are one transaction.
+    claim_ends_with_row: bool,
     /// The job and its evidence are read in one snapshot, not the evidence first.
     confirm_in_one_snapshot: bool,
     /// A missing receipt proves something only while the engine still holds the history it would be in.
@@ -120,6 +128,7 @@ impl Protocol {
     /// What the daemon does.
     const fn sluice() -> Self {
         Self {
+            row_with_effect: true,
             ack_after_commit: true,
             ack_prefix_only: true,
             tracker_per_stream: true,
@@ -130,52 +139,13 @@ impl Protocol {
             sweep_holds_lock: true,
             compare_epoch: true,
             epoch_raised_by: EpochRaisedBy::HandOver,
+            claim_ends_with_row: true,
             confirm_in_one_snapshot: true,
             absence_needs_history: true,
             unproven: Unproven::DeadInDoubt,
             refuse_two_tokens: true,
         }
     }
-}
-
-/// How a message's effect comes about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// The effect is part of the accepting transaction: a start by rows, the `sql` engine.
-    InCommit,
-    /// A job that targets one subscription and is deleted with it (variant B).
-    BySubscription,
-    /// A job that correlates whatever waits for the name in the instance when it runs (variant C).
-    ByName,
-}
-
-/// How often each thing that nobody is bound to do may still happen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Limits {
-    connection_losses: u8,
-    crashes: u8,
-    killed_sessions: u8,
-    unanswered_commits: u8,
-    new_subscriptions: u8,
-    cancellations: u8,
-    instance_deletions: u8,
-    history_cleanups: u8,
-    expiries: u8,
-    operator_redrives: u8,
-}
-
-/// A world that is small enough to be walked through wholly.
-#[derive(Clone, Debug)]
-struct Scenario {
-    broker: BrokerKind,
-    way: Way,
-    /// What stands in the broker's queue, in order.
-    queue: Vec<Key>,
-    /// How many batches a node may have under way at once.
-    batches: usize,
-    /// How many subscriptions of the name the instance may hold at once.
-    tokens: usize,
-    limits: Limits,
 }
 
 /// The protocol in a scenario: what the checker walks through.
@@ -215,7 +185,7 @@ enum Action {
     Deliver(NodeId),
     Ack(NodeId),
     LoseConnection(NodeId),
-    // A batch on its way.
+    // A batch on its way, by its place among the node's batches.
     Begin(NodeId),
     MatchAgain(NodeId, usize),
     Commit(NodeId, usize),
@@ -292,7 +262,7 @@ impl Model for World {
             Action::Connect(node) => next.connect(self, node),
             Action::Deliver(node) => next.deliver(self, node),
             Action::Ack(node) => next.ack(self, node),
-            Action::LoseConnection(node) => next.lose_connection(self, node),
+            Action::LoseConnection(node) => next.lose_connection(node),
             Action::Begin(node) => next.begin(self, node),
             Action::MatchAgain(node, batch) => next.match_again(self, node, batch),
             Action::Commit(node, batch) => next.commit(self, node, batch),
@@ -300,7 +270,7 @@ impl Model for World {
             Action::Crash(node) => next.crash(node),
             Action::LookToHand(node, row) => next.look_to_hand(self, node, row),
             Action::LookToConfirm(node, row) => next.look_to_confirm(self, node, row),
-            Action::LookForTheJob(node) => next.look_for_the_job(self, node),
+            Action::LookForTheJob(node) => next.look_for_the_job(node),
             Action::LookToExpire(node, row) => next.look_to_expire(node, row),
             Action::Change(node) => next.change(self, node),
             Action::KillSession(node) => next.kill_session(node),

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Key, NodeId, State, World};
+use super::{Action, Key, NodeId, Protocol, State, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BrokerKind {
-    /// RabbitMQ: nodes compete, each stream counts its tags from 1, an ack removes what it names.
+    /// An AMQP queue: nodes compete, each stream counts its tags from 1, an ack removes what it names.
     Queue,
-    /// One Kafka partition: one node at a time, tags are offsets, an ack moves the group's position.
+    /// A Kafka partition: one node at a time, tags are offsets, an ack moves the group's position.
     Log,
 }
 
@@ -51,7 +51,9 @@ pub struct Delivery {
 
 impl Broker {
     pub fn holding(deliveries: usize) -> Self {
-        Self { places: vec![Place::Ready; deliveries] }
+        Self {
+            places: vec![Place::Ready; deliveries],
+        }
     }
 
     fn head(&self) -> Option<usize> {
@@ -59,26 +61,34 @@ impl Broker {
     }
 
     fn group_position(&self) -> u8 {
-        u8::try_from(self.places.iter().filter(|place| **place == Place::Acked).count())
-            .expect("a queue of a model is short")
+        u8::try_from(
+            self.places
+                .iter()
+                .filter(|place| **place == Place::Acked)
+                .count(),
+        )
+        .expect("a queue of a model is short")
     }
 }
 
 impl Tracker {
-    pub fn finish(&mut self, protocol: &super::Protocol, delivery: Delivery) {
+    pub fn finish(&mut self, protocol: &Protocol, delivery: Delivery) {
         if !delivery.stream_gone || !protocol.tracker_per_stream {
             self.finished.insert(delivery.tag);
         }
     }
 
     /// The last tag that may be acknowledged with all before it, if that is news.
-    fn finished_to(&self, protocol: &super::Protocol) -> Option<u8> {
-        let to = if protocol.ack_prefix_only {
-            (self.acked..).take_while(|tag| *tag == self.acked || self.finished.contains(tag)).last()
+    fn finished_to(&self, protocol: &Protocol) -> Option<u8> {
+        let mut to = self.acked;
+        if protocol.ack_prefix_only {
+            while self.finished.contains(&(to + 1)) {
+                to += 1;
+            }
         } else {
-            self.finished.last().copied()
-        };
-        to.filter(|to| *to > self.acked)
+            to = self.finished.last().copied().unwrap_or(to);
+        }
+        (to > self.acked).then_some(to)
     }
 }
 
@@ -113,9 +123,15 @@ impl State {
             BrokerKind::Log => self.broker.group_position() + 1,
         };
         let node = &mut self.nodes[node];
-        node.stream = Some(Stream { next_tag: first_tag, unacked: Vec::new() });
+        node.stream = Some(Stream {
+            next_tag: first_tag,
+            unacked: Vec::new(),
+        });
         if world.protocol.tracker_per_stream {
-            node.tracker = Tracker { acked: first_tag - 1, finished: BTreeSet::new() };
+            node.tracker = Tracker {
+                acked: first_tag - 1,
+                finished: BTreeSet::new(),
+            };
         }
     }
 
@@ -141,7 +157,10 @@ impl State {
     /// Acknowledges, with `multiple`, everything up to a tag.
     pub fn ack(&mut self, world: &World, node: NodeId) {
         let node = &mut self.nodes[node];
-        let to = node.tracker.finished_to(&world.protocol).expect("something is finished");
+        let to = node
+            .tracker
+            .finished_to(&world.protocol)
+            .expect("something is finished");
         node.tracker.acked = to;
         node.tracker.finished.retain(|tag| *tag > to);
         let stream = node.stream.as_mut().expect("the node is connected");
@@ -156,12 +175,16 @@ impl State {
 
     /// The stream ends, or the partition is revoked. What was not acknowledged will come again;
     /// batches under way are finished, but have nobody to tell.
-    pub fn lose_connection(&mut self, _world: &World, node: NodeId) {
+    pub fn lose_connection(&mut self, node: NodeId) {
         self.left.connection_losses -= 1;
         self.end_stream(node);
         let node = &mut self.nodes[node];
         node.received.clear();
-        for delivery in node.batches.iter_mut().flat_map(|batch| &mut batch.deliveries) {
+        for delivery in node
+            .batches
+            .iter_mut()
+            .flat_map(|batch| &mut batch.deliveries)
+        {
             delivery.stream_gone = true;
         }
     }

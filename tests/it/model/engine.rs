@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Action, HandOver, State, SubscriptionId, Way, World};
+use super::scenario::Way;
+use super::{Action, HandOver, State, SubscriptionId, World};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Engine {
@@ -13,7 +14,7 @@ pub struct Engine {
     /// Our jobs, with the subscription that each was written for.
     pub jobs: BTreeMap<HandOver, SubscriptionId>,
     /// How each hand-over ended: for C the receipt (nothing is written if it never happened), for B
-    /// the log of its job.
+    /// the log of its job. A receipt carries the hand-over, not only the row.
     history: BTreeMap<HandOver, bool>,
     history_is_kept: bool,
     cancelling: Option<Cancelling>,
@@ -74,11 +75,13 @@ impl Engine {
         hit.map(|revision| *revision += 1).is_some()
     }
 
-    pub fn evidence_of(&self, hand_over: HandOver) -> Evidence {
+    /// Read when the job is gone. For C a missing receipt tells that nothing happened; for B there
+    /// is always an entry in the log.
+    pub fn evidence_of(&self, way: Way, hand_over: HandOver) -> Evidence {
         match self.history.get(&hand_over) {
             Some(true) => Evidence::Happened,
             Some(false) => Evidence::Never,
-            None if self.history_is_kept => Evidence::Never,
+            None if self.history_is_kept && way == Way::ByName => Evidence::Never,
             None => Evidence::Cleaned,
         }
     }
@@ -115,7 +118,12 @@ impl State {
                 actions.push(Action::Subscribe);
             }
             if self.left.cancellations > 0 && engine.cancelling.is_none() {
-                actions.extend(engine.subscriptions.keys().map(|id| Action::BeginCancel(*id)));
+                actions.extend(
+                    engine
+                        .subscriptions
+                        .keys()
+                        .map(|id| Action::BeginCancel(*id)),
+                );
             }
             if self.left.instance_deletions > 0 {
                 actions.push(Action::DeleteInstance);
@@ -161,7 +169,9 @@ impl State {
     /// The process comes to a catcher: it loops back, or a second token arrives.
     pub fn subscribe(&mut self) {
         self.left.new_subscriptions -= 1;
-        self.engine.subscriptions.insert(self.engine.next_subscription, 1);
+        self.engine
+            .subscriptions
+            .insert(self.engine.next_subscription, 1);
         self.engine.next_subscription += 1;
     }
 
@@ -178,7 +188,9 @@ impl State {
 
     /// Deletes what it loaded if the revision is still the same, and else rolls back and may retry.
     pub fn flush_cancel(&mut self) {
-        let Some(Cancelling { catcher, jobs }) = self.engine.cancelling.take() else { return };
+        let Some(Cancelling { catcher, jobs }) = self.engine.cancelling.take() else {
+            return;
+        };
         let revision = self.engine.subscriptions.get(&catcher.subscription);
         if revision != Some(&catcher.revision) {
             self.left.cancellations += 1;

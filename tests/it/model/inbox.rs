@@ -1,8 +1,9 @@
 //! The inbox's rows, the claims beside them, and the hand-over that writes both.
 
 use super::engine::Catcher;
+use super::scenario::Way;
 use super::{
-    ClaimUniqueBy, EpochRaisedBy, HandOver, Key, Protocol, RowId, State, SubscriptionId, Way, World,
+    ClaimUniqueBy, EpochRaisedBy, HandOver, Key, Protocol, RowId, State, SubscriptionId, World,
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,7 +41,11 @@ impl Inbox {
         if protocol.dedup_key_unique && self.rows.iter().any(|row| row.key == key) {
             return None;
         }
-        self.rows.push(Row { key, state: RowState::Waiting, epoch: 0 });
+        self.rows.push(Row {
+            key,
+            state: RowState::Waiting,
+            epoch: 0,
+        });
         Some(u8::try_from(self.rows.len() - 1).expect("an inbox of a model is short"))
     }
 
@@ -53,8 +58,17 @@ impl Inbox {
         rows.filter(move |(_, row)| row.state == state)
     }
 
+    pub fn end_claim(&mut self, hand_over: HandOver) {
+        self.claims.retain(|claim| claim.hand_over != hand_over);
+    }
+
     /// Whether a claim on one of these subscriptions keeps another away from the other.
-    pub fn collide(way: Way, by: ClaimUniqueBy, one: SubscriptionId, other: SubscriptionId) -> bool {
+    pub fn collide(
+        way: Way,
+        by: ClaimUniqueBy,
+        one: SubscriptionId,
+        other: SubscriptionId,
+    ) -> bool {
         match by {
             ClaimUniqueBy::Nothing => false,
             ClaimUniqueBy::Subscription => one == other,
@@ -77,8 +91,11 @@ impl State {
                 Inbox::collide(world.way(), by, claim.subscription, catcher.subscription)
             })
         };
-        let mut free: Vec<_> =
-            self.engine.catchers().filter(|catcher| !taken(catcher)).collect();
+        let mut free: Vec<_> = self
+            .engine
+            .catchers()
+            .filter(|catcher| !taken(catcher))
+            .collect();
         if world.way() == Way::ByName {
             // Several are ambiguous for a message, and then C would not be allowed anyway.
             free.truncate(1);
@@ -92,7 +109,12 @@ impl State {
         let protocol = &world.protocol;
         let way = world.way();
         let claimed = |claim: &Claim| {
-            Inbox::collide(way, protocol.claim_unique_by, claim.subscription, catcher.subscription)
+            Inbox::collide(
+                way,
+                protocol.claim_unique_by,
+                claim.subscription,
+                catcher.subscription,
+            )
         };
         let still_there = match way {
             Way::BySubscription if protocol.bump_subscription => self.engine.bump(catcher),
@@ -105,8 +127,14 @@ impl State {
         let row = &mut self.inbox.rows[usize::from(id)];
         row.state = RowState::Handed;
         row.epoch += 1;
-        let hand_over = HandOver { row: id, epoch: row.epoch };
-        self.inbox.claims.push(Claim { subscription: catcher.subscription, hand_over });
+        let hand_over = HandOver {
+            row: id,
+            epoch: row.epoch,
+        };
+        self.inbox.claims.push(Claim {
+            subscription: catcher.subscription,
+            hand_over,
+        });
         self.engine.jobs.insert(hand_over, catcher.subscription);
         self.outdate_looks_at(id);
     }

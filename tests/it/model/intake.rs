@@ -1,10 +1,13 @@
 //! A node, and the way of its batches: match on a snapshot, then one commit for all.
 
+use std::collections::BTreeSet;
+
 use super::broker::{Delivery, Stream, Tracker};
 use super::engine::Catcher;
 use super::inbox::RowState;
+use super::scenario::Way;
 use super::sweeper::Sweep;
-use super::{Action, NodeId, State, Way, World};
+use super::{Action, NodeId, State, World};
 
 /// Everything that a node knows; a crash forgets it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +25,8 @@ pub struct Batch {
     pub deliveries: Vec<Delivery>,
     /// Who waits for each delivery, as the open transaction saw it; `None` when there is none open.
     matched: Option<Vec<Option<Catcher>>>,
+    /// Only where effects do not wait for the rows: they are out.
+    effects_are_out: bool,
 }
 
 impl State {
@@ -56,7 +61,11 @@ impl State {
     pub fn begin(&mut self, world: &World, node: NodeId) {
         let deliveries = std::mem::take(&mut self.nodes[node].received);
         let matched = Some(self.match_all(world, deliveries.len()));
-        self.nodes[node].batches.push(Batch { deliveries, matched });
+        self.nodes[node].batches.push(Batch {
+            deliveries,
+            matched,
+            effects_are_out: false,
+        });
     }
 
     /// The same batch in a new transaction, after one that failed or whose end is not known.
@@ -73,6 +82,10 @@ impl State {
 
     /// Rows, claims and jobs in one commit, which the node then remembers for the ack.
     pub fn commit(&mut self, world: &World, node: NodeId, batch: usize) {
+        if !world.protocol.row_with_effect && !self.nodes[node].batches[batch].effects_are_out {
+            self.commit_effects_alone(node, batch);
+            return;
+        }
         let batch = self.nodes[node].batches.remove(batch);
         self.commit_rows(world, &batch);
         for delivery in batch.deliveries {
@@ -96,9 +109,27 @@ impl State {
             };
             if world.way() == Way::InCommit {
                 self.inbox.rows[usize::from(row)].state = RowState::Done;
-                self.effect_of(delivery.key);
+                if !batch.effects_are_out {
+                    self.effect_of(delivery.key);
+                }
             } else if let Some(catcher) = catcher {
                 self.hand(world, row, *catcher);
+            }
+        }
+    }
+
+    /// What the daemon does not do: look for the rows, write the effects, and the rows later.
+    fn commit_effects_alone(&mut self, node: NodeId, batch: usize) {
+        let batch = &mut self.nodes[node].batches[batch];
+        batch.effects_are_out = true;
+        let keys: BTreeSet<_> = batch
+            .deliveries
+            .iter()
+            .map(|delivery| delivery.key)
+            .collect();
+        for key in keys {
+            if self.inbox.rows.iter().all(|row| row.key != key) {
+                self.effect_of(key);
             }
         }
     }

@@ -3,7 +3,7 @@
 use stateright::Property;
 
 use super::broker::Place;
-use super::inbox::{Inbox, RowState};
+use super::inbox::{Claim, Inbox, Row, RowState};
 use super::{ClaimUniqueBy, State, World};
 
 pub const ACKED_MEANS_COMMITTED: &str = "acked means committed";
@@ -25,7 +25,9 @@ pub fn all() -> Vec<Property<World>> {
         Property::always(ONE_EFFECT, one_effect),
         Property::always(NOT_DRIVEN_AGAIN, not_driven_again),
         Property::always(NOTHING_DROPPED, nothing_dropped),
-        Property::always(NO_STALE_CHANGE, |_, state: &State| !state.witness.stale_change),
+        Property::always(NO_STALE_CHANGE, |_, state: &State| {
+            !state.witness.stale_change
+        }),
         Property::always(HANDED_HAS_ITS_CLAIM, handed_has_its_claim),
         Property::always(ONE_CLAIM, one_claim),
         Property::always(ATTEMPTS_ARE_ITS_OWN, |_, state: &State| {
@@ -59,7 +61,7 @@ fn not_driven_again(_: &World, state: &State) -> bool {
 fn nothing_dropped(world: &World, state: &State) -> bool {
     let mut deliveries = world.scenario.queue.iter().zip(&state.broker.places);
     deliveries.all(|(key, place)| {
-        let open = |row: &super::inbox::Row| row.key == *key && row.state != RowState::Done;
+        let open = |row: &Row| row.key == *key && row.state != RowState::Done;
         state.witness.effects.contains_key(key)
             || *place != Place::Acked
             || state.inbox.rows.iter().any(open)
@@ -70,8 +72,9 @@ fn handed_has_its_claim(_: &World, state: &State) -> bool {
     let handed = state.inbox.rows_in(RowState::Handed);
     let mut handed: Vec<_> = handed.map(|(id, row)| (id, row.epoch)).collect();
     let claims = state.inbox.claims.iter();
-    let mut claimed: Vec<_> =
-        claims.map(|claim| (claim.hand_over.row, claim.hand_over.epoch)).collect();
+    let mut claimed: Vec<_> = claims
+        .map(|claim| (claim.hand_over.row, claim.hand_over.epoch))
+        .collect();
     handed.sort_unstable();
     claimed.sort_unstable();
     handed == claimed
@@ -83,12 +86,13 @@ fn one_claim(world: &World, state: &State) -> bool {
         ClaimUniqueBy::Subscription => ClaimUniqueBy::Subscription,
         _ => ClaimUniqueBy::Reach,
     };
-    let collide = |one: &super::inbox::Claim, other: &super::inbox::Claim| {
+    let collide = |one: &Claim, other: &Claim| {
         Inbox::collide(world.way(), by, one.subscription, other.subscription)
     };
-    claims.iter().enumerate().all(|(index, one)| {
-        claims[index + 1..].iter().all(|other| !collide(one, other))
-    })
+    claims
+        .iter()
+        .enumerate()
+        .all(|(index, one)| claims[index + 1..].iter().all(|other| !collide(one, other)))
 }
 
 fn doubt_has_a_reason(_: &World, state: &State) -> bool {
@@ -103,7 +107,11 @@ fn quiet_means_settled(world: &World, state: &State) -> bool {
     if !bound.is_empty() {
         return true;
     }
-    let all_acked = state.broker.places.iter().all(|place| *place == Place::Acked);
+    let all_acked = state
+        .broker
+        .places
+        .iter()
+        .all(|place| *place == Place::Acked);
     let nothing_open = state.inbox.rows_in(RowState::Handed).next().is_none()
         && state.inbox.claims.is_empty()
         && state.engine.jobs.is_empty();
@@ -113,6 +121,15 @@ fn quiet_means_settled(world: &World, state: &State) -> bool {
 }
 
 fn all_are_done(_: &World, state: &State) -> bool {
-    let all_acked = state.broker.places.iter().all(|place| *place == Place::Acked);
-    all_acked && state.inbox.rows.iter().all(|row| row.state == RowState::Done)
+    let all_acked = state
+        .broker
+        .places
+        .iter()
+        .all(|place| *place == Place::Acked);
+    all_acked
+        && state
+            .inbox
+            .rows
+            .iter()
+            .all(|row| row.state == RowState::Done)
 }

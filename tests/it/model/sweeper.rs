@@ -21,6 +21,8 @@ enum Intent {
     Expire,
     /// Only where the protocol reads in two snapshots: what stood there while the job was not asked for.
     SawEvidence(Verdict),
+    /// Only where the protocol ends a claim in a transaction of its own, after the row's.
+    EndClaim,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,13 +37,21 @@ impl State {
         let someone_is_free = !self.free_catchers(world).is_empty();
         for (id, node) in self.nodes.iter().enumerate() {
             match &node.sweep {
-                Some(Sweep { intent: Intent::SawEvidence(_), .. }) => {
+                Some(Sweep {
+                    intent: Intent::SawEvidence(_),
+                    ..
+                }) => {
                     actions.push(Action::LookForTheJob(id));
                 }
                 Some(_) => actions.push(Action::Change(id)),
                 None => {
                     let unlocked = |row: &RowId| !self.is_locked(&world.protocol, *row);
-                    let rows = |state| self.inbox.rows_in(state).map(|(row, _)| row).filter(unlocked);
+                    let rows = |state| {
+                        self.inbox
+                            .rows_in(state)
+                            .map(|(row, _)| row)
+                            .filter(unlocked)
+                    };
                     if someone_is_free {
                         let waiting = rows(RowState::Waiting);
                         actions.extend(waiting.map(|row| Action::LookToHand(id, row)));
@@ -58,12 +68,23 @@ impl State {
 
     pub fn sweeper_adversity(&self, world: &World, actions: &mut Vec<Action>) {
         let unlocked = |row: &RowId| !self.is_locked(&world.protocol, *row);
-        let rows = |state| self.inbox.rows_in(state).map(|(row, _)| row).filter(unlocked);
+        let rows = |state| {
+            self.inbox
+                .rows_in(state)
+                .map(|(row, _)| row)
+                .filter(unlocked)
+        };
         for (id, node) in self.nodes.iter().enumerate() {
-            if node.sweep.is_none() && self.left.expiries > 0 && self.free_catchers(world).is_empty() {
+            if node.sweep.is_none()
+                && self.left.expiries > 0
+                && self.free_catchers(world).is_empty()
+            {
                 actions.extend(rows(RowState::Waiting).map(|row| Action::LookToExpire(id, row)));
             }
-            if node.sweep.is_some() && self.left.killed_sessions > 0 && world.protocol.sweep_holds_lock {
+            if node.sweep.is_some()
+                && self.left.killed_sessions > 0
+                && world.protocol.sweep_holds_lock
+            {
                 actions.push(Action::KillSession(id));
             }
         }
@@ -79,12 +100,20 @@ impl State {
     }
 
     fn hand_over(&self, row: RowId) -> HandOver {
-        HandOver { row, epoch: self.inbox.row(row).epoch }
+        HandOver {
+            row,
+            epoch: self.inbox.row(row).epoch,
+        }
     }
 
     fn look(&mut self, node: NodeId, row: RowId, intent: Intent) {
         let epoch = self.inbox.row(row).epoch;
-        self.nodes[node].sweep = Some(Sweep { row, epoch, intent, outdated: false });
+        self.nodes[node].sweep = Some(Sweep {
+            row,
+            epoch,
+            intent,
+            outdated: false,
+        });
     }
 
     /// Wake: a waiting row and a catcher that is free for it.
@@ -95,7 +124,7 @@ impl State {
 
     /// Confirm: a handed row whose job is gone, and what proves which end it took.
     pub fn look_to_confirm(&mut self, world: &World, node: NodeId, row: RowId) {
-        let verdict = self.verdict(&world.protocol, self.hand_over(row));
+        let verdict = self.verdict(world, self.hand_over(row));
         let intent = if world.protocol.confirm_in_one_snapshot {
             Intent::Confirm(verdict)
         } else {
@@ -105,9 +134,15 @@ impl State {
     }
 
     /// The second snapshot of a confirm that does not read all in one.
-    pub fn look_for_the_job(&mut self, _world: &World, node: NodeId) {
-        let sweep = self.nodes[node].sweep.as_mut().expect("the node is confirming");
-        let hand_over = HandOver { row: sweep.row, epoch: sweep.epoch };
+    pub fn look_for_the_job(&mut self, node: NodeId) {
+        let sweep = self.nodes[node]
+            .sweep
+            .as_mut()
+            .expect("the node is confirming");
+        let hand_over = HandOver {
+            row: sweep.row,
+            epoch: sweep.epoch,
+        };
         if let Intent::SawEvidence(verdict) = sweep.intent {
             sweep.intent = Intent::Confirm(verdict);
         }
@@ -116,12 +151,11 @@ impl State {
         }
     }
 
-    fn verdict(&self, protocol: &Protocol, hand_over: HandOver) -> Verdict {
-        match self.engine.evidence_of(hand_over) {
+    fn verdict(&self, world: &World, hand_over: HandOver) -> Verdict {
+        match self.engine.evidence_of(world.way(), hand_over) {
             Evidence::Happened => Verdict::Happened,
-            Evidence::Never => Verdict::Never,
-            Evidence::Cleaned if protocol.absence_needs_history => Verdict::Unknown,
-            Evidence::Cleaned => Verdict::Never,
+            Evidence::Cleaned if world.protocol.absence_needs_history => Verdict::Unknown,
+            Evidence::Never | Evidence::Cleaned => Verdict::Never,
         }
     }
 
@@ -135,11 +169,16 @@ impl State {
     pub fn change(&mut self, world: &World, node: NodeId) {
         let protocol = &world.protocol;
         let sweep = self.nodes[node].sweep.take().expect("the node has looked");
+        let hand_over = HandOver {
+            row: sweep.row,
+            epoch: sweep.epoch,
+        };
+        let row = self.inbox.row(sweep.row);
         let expected = match sweep.intent {
             Intent::Hand(_) | Intent::Expire => RowState::Waiting,
             Intent::Confirm(_) | Intent::SawEvidence(_) => RowState::Handed,
+            Intent::EndClaim => return self.inbox.end_claim(hand_over),
         };
-        let row = self.inbox.row(sweep.row);
         if row.state != expected || (protocol.compare_epoch && row.epoch != sweep.epoch) {
             return;
         }
@@ -148,25 +187,32 @@ impl State {
             Intent::Hand(catcher) => self.hand(world, sweep.row, catcher),
             Intent::Expire => self.set_state(protocol, sweep.row, RowState::DeadExpired),
             Intent::Confirm(verdict) | Intent::SawEvidence(verdict) => {
-                self.confirm(protocol, HandOver { row: sweep.row, epoch: sweep.epoch }, verdict);
+                self.confirm(protocol, hand_over, verdict);
+                if protocol.claim_ends_with_row {
+                    self.inbox.end_claim(hand_over);
+                } else {
+                    self.nodes[node].sweep = Some(Sweep {
+                        intent: Intent::EndClaim,
+                        ..sweep
+                    });
+                }
             }
+            Intent::EndClaim => {}
         }
     }
 
-    /// The row's new state and the end of its claim, in one transaction.
     fn confirm(&mut self, protocol: &Protocol, hand_over: HandOver, verdict: Verdict) {
         let to = match (verdict, protocol.unproven) {
             (Verdict::Happened, _) | (Verdict::Unknown, Unproven::AssumeDone) => RowState::Done,
             (Verdict::Never, _) => RowState::Waiting,
             (Verdict::Unknown, Unproven::DeadInDoubt) => RowState::DeadInDoubt,
         };
-        if let Some(index) =
-            self.inbox.claims.iter().position(|claim| claim.hand_over == hand_over)
-        {
-            let claim = self.inbox.claims.remove(index);
-            let consumed_by = self.witness.consumed.get(&claim.subscription);
-            self.witness.attempt_lost_to_another |=
-                verdict == Verdict::Never && consumed_by.is_some_and(|by| *by != hand_over);
+        if verdict == Verdict::Never {
+            let mut claims = self.inbox.claims.iter();
+            let claim = claims.find(|claim| claim.hand_over == hand_over);
+            let consumed_by =
+                claim.and_then(|claim| self.witness.consumed.get(&claim.subscription));
+            self.witness.attempt_lost_to_another |= consumed_by.is_some_and(|by| *by != hand_over);
         }
         self.set_state(protocol, hand_over.row, to);
     }

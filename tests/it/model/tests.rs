@@ -6,94 +6,340 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use super::broker::BrokerKind;
 use super::properties as promise;
-use super::{ClaimUniqueBy, EpochRaisedBy, Key, Limits, Protocol, Scenario, Unproven, Way, World};
+use super::scenario::{
+    Scenario, Way, accepting, forgetting, handing, resending, sweeping, two_tokens,
+};
+use super::{ClaimUniqueBy, EpochRaisedBy, Protocol, Unproven, World};
 
-/// Two nodes take from one broker; the effect is part of the commit, so that only accepting matters.
-fn accepting(broker: BrokerKind) -> Scenario {
-    Scenario {
-        broker,
-        way: Way::InCommit,
-        queue: vec![Key::A, Key::B, Key::A],
-        batches: 2,
-        tokens: 1,
-        limits: Limits {
-            connection_losses: 1,
-            crashes: 1,
-            unanswered_commits: 1,
-            ..Limits::default()
-        },
-    }
-}
-
-/// Two messages for one instance, handed over, swept and confirmed while the engine does as it likes.
-fn handing(way: Way) -> Scenario {
-    Scenario {
-        broker: BrokerKind::Queue,
-        way,
-        queue: vec![Key::A, Key::B],
-        batches: 1,
-        tokens: 1,
-        limits: Limits {
-            crashes: 1,
-            killed_sessions: 1,
-            new_subscriptions: 1,
-            cancellations: 1,
-            instance_deletions: 1,
-            history_cleanups: 1,
-            ..Limits::default()
-        },
-    }
-}
-
-fn check(name: &str, protocol: Protocol, scenario: Scenario) {
+/// Walks through the whole scenario.
+fn keeps_every_promise(protocol: Protocol, scenario: Scenario) {
     let checker = World { protocol, scenario }.checker().spawn_bfs().join();
-    eprintln!("{name}: {} states", checker.unique_state_count());
     checker.assert_properties();
 }
 
-fn breaks(protocol: Protocol, scenario: Scenario, promise: &'static str) {
+/// Walks until the promise is broken.
+fn breaks(promise: &'static str, protocol: Protocol, scenario: Scenario) {
     let until = HasDiscoveries::AnyOf(BTreeSet::from([promise]));
-    let checker = World { protocol, scenario }.checker().finish_when(until).spawn_bfs().join();
-    let path = checker.discovery(promise);
-    eprintln!("{promise}: {} states, {:?}", checker.unique_state_count(), path.map(|path| path.into_actions()));
-    assert!(checker.discovery(promise).is_some(), "no counterexample to {promise:?}");
+    let checker = World { protocol, scenario }
+        .checker()
+        .finish_when(until)
+        .spawn_bfs()
+        .join();
+    assert!(
+        checker.discovery(promise).is_some(),
+        "no way was found to break {promise:?}"
+    );
 }
 
+// What the daemon does.
 
-fn h(way: Way, f: impl Fn(&mut Scenario)) -> Scenario { let mut s = handing(way); s.limits = Limits::default(); f(&mut s); s }
+#[test]
+fn accepting_from_a_queue_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), accepting(BrokerKind::Queue));
+}
 
-#[test] fn x1() { breaks(Protocol { ack_after_commit: false, ..Protocol::sluice() }, accepting(BrokerKind::Queue), promise::ACKED_MEANS_COMMITTED) }
-#[test] fn x1l() { breaks(Protocol { ack_after_commit: false, ..Protocol::sluice() }, accepting(BrokerKind::Log), promise::ACKED_MEANS_COMMITTED) }
-#[test] fn x2() { breaks(Protocol { ack_prefix_only: false, ..Protocol::sluice() }, accepting(BrokerKind::Queue), promise::ACKED_MEANS_COMMITTED) }
-#[test] fn x2l() { breaks(Protocol { ack_prefix_only: false, ..Protocol::sluice() }, accepting(BrokerKind::Log), promise::ACKED_MEANS_COMMITTED) }
-#[test] fn x3() { breaks(Protocol { tracker_per_stream: false, ..Protocol::sluice() }, accepting(BrokerKind::Queue), promise::ACKED_MEANS_COMMITTED) }
-#[test] fn x3l() { breaks(Protocol { tracker_per_stream: false, ..Protocol::sluice() }, accepting(BrokerKind::Log), promise::ACKED_MEANS_COMMITTED) }
-#[test] fn x4() { breaks(Protocol { dedup_key_unique: false, ..Protocol::sluice() }, accepting(BrokerKind::Queue), promise::ONE_EFFECT) }
-#[test] fn x5() { breaks(Protocol { sweep_holds_lock: false, compare_epoch: false, ..Protocol::sluice() }, handing(Way::ByName), promise::NO_STALE_CHANGE) }
-#[test] fn x5b() { breaks(Protocol { sweep_holds_lock: false, compare_epoch: false, ..Protocol::sluice() }, handing(Way::ByName), promise::HANDED_HAS_ITS_CLAIM) }
-#[test] fn x6() { breaks(Protocol { sweep_holds_lock: false, ..Protocol::sluice() }, h(Way::ByName, |s| { s.limits.cancellations = 1; s.limits.expiries = 2; s.limits.operator_redrives = 1; }), promise::NO_STALE_CHANGE) }
-#[test] fn x7() { breaks(Protocol { confirm_in_one_snapshot: false, ..Protocol::sluice() }, handing(Way::ByName), promise::ONE_EFFECT) }
-#[test] fn x8() { breaks(Protocol { claim_unique_by: ClaimUniqueBy::Nothing, ..Protocol::sluice() }, handing(Way::ByName), promise::ONE_CLAIM) }
-#[test] fn x8b() { breaks(Protocol { claim_unique_by: ClaimUniqueBy::Nothing, ..Protocol::sluice() }, handing(Way::ByName), promise::ATTEMPTS_ARE_ITS_OWN) }
-#[test] fn x8c() { breaks(Protocol { claim_unique_by: ClaimUniqueBy::Nothing, ..Protocol::sluice() }, handing(Way::BySubscription), promise::ONE_CLAIM) }
-#[test] fn x9() { breaks(Protocol { claim_unique_by: ClaimUniqueBy::Subscription, ..Protocol::sluice() }, handing(Way::ByName), promise::ATTEMPTS_ARE_ITS_OWN) }
-#[test] fn x10() { breaks(Protocol { claim_sees_subscription: false, ..Protocol::sluice() }, handing(Way::ByName), promise::ATTEMPTS_ARE_ITS_OWN) }
-#[test] fn x11() { breaks(Protocol { bump_subscription: false, ..Protocol::sluice() }, handing(Way::BySubscription), promise::NOTHING_DROPPED) }
-#[test] fn x12() { breaks(Protocol { absence_needs_history: false, ..Protocol::sluice() }, handing(Way::ByName), promise::ONE_EFFECT) }
-#[test] fn x12b() { breaks(Protocol { absence_needs_history: false, ..Protocol::sluice() }, handing(Way::BySubscription), promise::NOT_DRIVEN_AGAIN) }
-#[test] fn x13() { breaks(Protocol { unproven: Unproven::AssumeDone, ..Protocol::sluice() }, handing(Way::ByName), promise::NOTHING_DROPPED) }
-#[test] fn x14() { breaks(Protocol { refuse_two_tokens: false, ..Protocol::sluice() }, Scenario { tokens: 2, ..handing(Way::ByName) }, promise::ONE_EFFECT) }
+#[test]
+fn accepting_from_a_log_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), accepting(BrokerKind::Log));
+}
 
-#[test] fn p6c() { check("locks alone", Protocol { compare_epoch: false, ..Protocol::sluice() }, h(Way::ByName, |s| { s.limits.cancellations = 1; s.limits.new_subscriptions=1; s.limits.killed_sessions=1; s.limits.expiries = 2; s.limits.operator_redrives = 1; })) }
-#[test] fn p6b() { check("epochs alone", Protocol { sweep_holds_lock: false, epoch_raised_by: EpochRaisedBy::EveryChange, ..Protocol::sluice() }, h(Way::ByName, |s| { s.limits.cancellations = 1; s.limits.new_subscriptions=1; s.limits.expiries = 2; s.limits.operator_redrives = 1; })) }
-#[test] fn p6() { check("sweep c", Protocol::sluice(), h(Way::ByName, |s| { s.limits.cancellations = 1; s.limits.new_subscriptions=2; s.limits.killed_sessions=1; s.limits.expiries = 2; s.limits.operator_redrives = 1; })) }
-#[test] fn p7() { check("two tokens", Protocol::sluice(), Scenario { tokens: 2, ..h(Way::ByName, |s| { s.limits.cancellations = 1; s.limits.new_subscriptions=2; s.limits.killed_sessions=1; }) }) }
-#[test] fn p8() { check("resend c", Protocol::sluice(), Scenario { queue: vec![Key::A, Key::B, Key::A], ..h(Way::ByName, |s| { s.limits.connection_losses = 1; s.limits.crashes=1; s.limits.unanswered_commits=1; s.limits.new_subscriptions=1; }) }) }
 #[test]
-fn accept_queue() { check("accept queue", Protocol::sluice(), accepting(BrokerKind::Queue)); }
+fn handing_by_name_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), handing(Way::ByName));
+}
+
 #[test]
-fn accept_log() { check("accept log", Protocol::sluice(), accepting(BrokerKind::Log)); }
+fn handing_by_subscription_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), handing(Way::BySubscription));
+}
+
 #[test]
-fn hand_c() { check("hand c", Protocol::sluice(), handing(Way::ByName)); }
+fn a_resend_by_name_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), resending(Way::ByName));
+}
+
 #[test]
-fn hand_b() { check("hand b", Protocol::sluice(), handing(Way::BySubscription)); }
+fn a_resend_by_subscription_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), resending(Way::BySubscription));
+}
+
+#[test]
+fn sweeping_by_name_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), sweeping(Way::ByName));
+}
+
+#[test]
+fn sweeping_by_subscription_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), sweeping(Way::BySubscription));
+}
+
+#[test]
+fn lost_history_by_name_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), forgetting(Way::ByName));
+}
+
+#[test]
+fn lost_history_by_subscription_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), forgetting(Way::BySubscription));
+}
+
+#[test]
+fn two_tokens_keep_every_promise() {
+    keeps_every_promise(Protocol::sluice(), two_tokens(Way::ByName));
+}
+
+// Rules that stand in for each other: the daemon has both.
+
+#[test]
+fn locks_alone_keep_every_promise() {
+    let protocol = Protocol {
+        compare_epoch: false,
+        ..Protocol::sluice()
+    };
+    keeps_every_promise(protocol, sweeping(Way::ByName));
+}
+
+#[test]
+fn epochs_alone_keep_every_promise_if_every_change_raises_them() {
+    let epoch_raised_by = EpochRaisedBy::EveryChange;
+    let protocol = Protocol {
+        sweep_holds_lock: false,
+        epoch_raised_by,
+        ..Protocol::sluice()
+    };
+    keeps_every_promise(protocol, sweeping(Way::ByName));
+}
+
+/// The claim of B is the subscription's `REV_` already; the pending row only says so earlier.
+#[test]
+fn the_bump_alone_claims_a_subscription() {
+    let claim_unique_by = ClaimUniqueBy::Nothing;
+    let protocol = Protocol {
+        claim_unique_by,
+        ..Protocol::sluice()
+    };
+    keeps_every_promise(protocol, two_tokens(Way::BySubscription));
+}
+
+// What each rule is for.
+
+#[test]
+fn effects_before_rows_have_second_effects() {
+    let protocol = Protocol {
+        row_with_effect: false,
+        ..Protocol::sluice()
+    };
+    breaks(promise::ONE_EFFECT, protocol, accepting(BrokerKind::Queue));
+}
+
+#[test]
+fn an_ack_before_the_commit_acks_what_has_no_row() {
+    for broker in [BrokerKind::Queue, BrokerKind::Log] {
+        let protocol = Protocol {
+            ack_after_commit: false,
+            ..Protocol::sluice()
+        };
+        breaks(promise::ACKED_MEANS_COMMITTED, protocol, accepting(broker));
+    }
+}
+
+#[test]
+fn an_ack_before_the_commit_drops_messages() {
+    let protocol = Protocol {
+        ack_after_commit: false,
+        ..Protocol::sluice()
+    };
+    breaks(
+        promise::NOTHING_DROPPED,
+        protocol,
+        accepting(BrokerKind::Queue),
+    );
+}
+
+#[test]
+fn an_ack_past_an_unfinished_batch_acks_what_has_no_row() {
+    for broker in [BrokerKind::Queue, BrokerKind::Log] {
+        let protocol = Protocol {
+            ack_prefix_only: false,
+            ..Protocol::sluice()
+        };
+        breaks(promise::ACKED_MEANS_COMMITTED, protocol, accepting(broker));
+    }
+}
+
+#[test]
+fn a_tracker_kept_over_reconnections_acks_what_has_no_row() {
+    let protocol = Protocol {
+        tracker_per_stream: false,
+        ..Protocol::sluice()
+    };
+    breaks(
+        promise::ACKED_MEANS_COMMITTED,
+        protocol,
+        accepting(BrokerKind::Queue),
+    );
+}
+
+/// An offset, unlike a tag, names the same record on every assignment, so nothing is lost; but what
+/// another node finished in between is a gap that never closes.
+#[test]
+fn a_tracker_kept_over_assignments_stops_acking() {
+    let protocol = Protocol {
+        tracker_per_stream: false,
+        ..Protocol::sluice()
+    };
+    breaks(
+        promise::QUIET_MEANS_SETTLED,
+        protocol,
+        accepting(BrokerKind::Log),
+    );
+}
+
+#[test]
+fn a_dedup_key_that_is_not_unique_has_second_effects() {
+    let protocol = Protocol {
+        dedup_key_unique: false,
+        ..Protocol::sluice()
+    };
+    breaks(promise::ONE_EFFECT, protocol, accepting(BrokerKind::Queue));
+    breaks(promise::ONE_EFFECT, protocol, resending(Way::ByName));
+    breaks(
+        promise::ONE_EFFECT,
+        protocol,
+        resending(Way::BySubscription),
+    );
+}
+
+#[test]
+fn claims_that_are_not_unique_hand_a_catcher_twice() {
+    let claim_unique_by = ClaimUniqueBy::Nothing;
+    let protocol = Protocol {
+        claim_unique_by,
+        ..Protocol::sluice()
+    };
+    breaks(promise::ONE_CLAIM, protocol, handing(Way::ByName));
+}
+
+/// A job by name takes whoever waits when it runs. A claim on the subscription that it was written
+/// for leaves the next round of the loop to another message, whose job then finds nobody.
+#[test]
+fn claims_by_subscription_waste_attempts_where_jobs_go_by_name() {
+    let claim_unique_by = ClaimUniqueBy::Subscription;
+    let protocol = Protocol {
+        claim_unique_by,
+        ..Protocol::sluice()
+    };
+    breaks(
+        promise::ATTEMPTS_ARE_ITS_OWN,
+        protocol,
+        sweeping(Way::ByName),
+    );
+}
+
+/// Between match and claim the earlier message may have been handed, done and confirmed.
+#[test]
+fn claims_on_a_subscription_that_is_gone_waste_attempts() {
+    let protocol = Protocol {
+        claim_sees_subscription: false,
+        ..Protocol::sluice()
+    };
+    breaks(
+        promise::ATTEMPTS_ARE_ITS_OWN,
+        protocol,
+        handing(Way::ByName),
+    );
+}
+
+/// The engine deletes a subscription without the job that it had not seen, and the job, finding
+/// nothing, calls itself a success.
+#[test]
+fn a_subscription_that_is_not_bumped_drops_messages() {
+    let protocol = Protocol {
+        bump_subscription: false,
+        ..Protocol::sluice()
+    };
+    breaks(
+        promise::NOTHING_DROPPED,
+        protocol,
+        handing(Way::BySubscription),
+    );
+}
+
+#[test]
+fn sweeps_without_lock_and_epoch_change_what_they_did_not_look_at() {
+    let protocol = Protocol {
+        sweep_holds_lock: false,
+        compare_epoch: false,
+        ..Protocol::sluice()
+    };
+    breaks(promise::NO_STALE_CHANGE, protocol, sweeping(Way::ByName));
+    breaks(
+        promise::HANDED_HAS_ITS_CLAIM,
+        protocol,
+        sweeping(Way::ByName),
+    );
+    breaks(
+        promise::QUIET_MEANS_SETTLED,
+        protocol,
+        sweeping(Way::ByName),
+    );
+}
+
+/// A row that expires and is redriven has the same state and epoch as before.
+#[test]
+fn epochs_of_hand_overs_do_not_replace_the_lock() {
+    let protocol = Protocol {
+        sweep_holds_lock: false,
+        ..Protocol::sluice()
+    };
+    breaks(promise::NO_STALE_CHANGE, protocol, sweeping(Way::ByName));
+}
+
+#[test]
+fn a_claim_that_ends_after_its_row_stays_when_the_node_dies() {
+    let protocol = Protocol {
+        claim_ends_with_row: false,
+        ..Protocol::sluice()
+    };
+    breaks(promise::QUIET_MEANS_SETTLED, protocol, handing(Way::ByName));
+}
+
+#[test]
+fn evidence_read_before_the_job_has_second_effects() {
+    let protocol = Protocol {
+        confirm_in_one_snapshot: false,
+        ..Protocol::sluice()
+    };
+    breaks(promise::ONE_EFFECT, protocol, sweeping(Way::ByName));
+}
+
+#[test]
+fn absence_taken_for_proof_has_second_effects() {
+    for way in [Way::ByName, Way::BySubscription] {
+        let protocol = Protocol {
+            absence_needs_history: false,
+            ..Protocol::sluice()
+        };
+        breaks(promise::NOT_DRIVEN_AGAIN, protocol, forgetting(way));
+        breaks(promise::ONE_EFFECT, protocol, forgetting(way));
+    }
+}
+
+/// What a user accepts who writes `unproven = "assume_done"`.
+#[test]
+fn unproven_rows_assumed_done_drop_messages() {
+    let protocol = Protocol {
+        unproven: Unproven::AssumeDone,
+        ..Protocol::sluice()
+    };
+    breaks(promise::NOTHING_DROPPED, protocol, forgetting(Way::ByName));
+}
+
+#[test]
+fn two_tokens_and_a_job_by_name_have_second_effects() {
+    let protocol = Protocol {
+        refuse_two_tokens: false,
+        ..Protocol::sluice()
+    };
+    breaks(promise::ONE_EFFECT, protocol, two_tokens(Way::ByName));
+}
