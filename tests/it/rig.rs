@@ -78,8 +78,8 @@ impl Rig {
 
     /// A fresh schema in the engine's own database: where Sluice's tables must be to share a transaction
     /// with the engine's, which lie in schema `public`.
-    pub async fn schema(&self) -> Schema {
-        self.postgres.schema(&self.engine_database).await
+    pub fn schema(&self) -> Schema {
+        self.postgres.schema(&self.engine_database)
     }
 
     /// The URL of the engine's database, as superuser.
@@ -129,6 +129,10 @@ impl Rig {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the ban is for the daemon, whose environment belongs to its configuration"
+)]
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!(
@@ -198,6 +202,10 @@ fn apart<T: Send + 'static>(
 
 /// Tidies up behind a test. A failure is told and no more: a panic in `drop` would hide the one of the
 /// test, and the next run sweeps.
+#[expect(
+    clippy::print_stderr,
+    reason = "the place where the test harness shows what a test says"
+)]
 fn tidy(what: &str, work: impl Future<Output = Result<()>> + Send + 'static) {
     // The timer belongs to the runtime it is made in, hence the block.
     match apart(async { tokio::time::timeout(Duration::from_secs(20), work).await }) {

@@ -175,6 +175,8 @@ do_start() {
     cat "$dir/address"
     return
   fi
+  # A server's user may not be able to enter the folder that we were called in.
+  cd /
   if [[ ! -e $dir/prepared ]]; then
     mkdir -p "$dir"
     printf '%s\n' "$@" | sed '/^$/d' >"$dir/settings"

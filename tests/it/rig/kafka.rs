@@ -9,6 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -94,7 +95,7 @@ impl Kafka {
         let left: Vec<&str> = metadata
             .topics()
             .iter()
-            .map(|topic| topic.name())
+            .map(MetadataTopic::name)
             .filter(|name| orphaned(name))
             .collect();
         if !left.is_empty() {

@@ -39,7 +39,7 @@ impl Postgres {
 
     /// A name for a schema in a database that several tests share. The schema itself is not created: that
     /// is for the program under test to do.
-    pub async fn schema(&self, database: &str) -> Schema {
+    pub fn schema(&self, database: &str) -> Schema {
         Schema {
             url: self.url(database),
             name: format!("sluice_{}", unique()),

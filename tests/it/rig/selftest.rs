@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use lapin::BasicProperties;
+use futures_util::StreamExt;
+use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
+use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::json;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 
 use super::{QueueKind, Rig, Server, eventually, headers, orphaned, unique};
 
@@ -42,7 +44,7 @@ async fn a_database_is_a_tests_own_and_vanishes_with_it() {
 #[tokio::test]
 async fn a_schema_lies_beside_the_engines_tables_and_vanishes_with_its_test() {
     let rig = Rig::get();
-    let schema = rig.schema().await;
+    let schema = rig.schema();
     assert_eq!(schema.url(), rig.engine_database_url());
     let pool = schema.pool().await;
     let make = format!("CREATE SCHEMA {}", schema.name());
@@ -82,7 +84,33 @@ async fn a_queue_holds_what_was_confirmed() {
     let properties = BasicProperties::default().with_headers(headers(&[("type", "Paid")]));
     queue.publish(b"one", properties).await;
     assert_eq!(queue.ready().await, 1);
-    assert_eq!(queue.cut_consumers().await, 0);
+    let consumer = Connection::connect(queue.uri(), ConnectionProperties::default())
+        .await
+        .expect("the broker takes connections");
+    let mut deliveries = consumer
+        .create_channel()
+        .await
+        .expect("a connection takes channels")
+        .basic_consume(
+            queue.name().into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .expect("the queue is there");
+    let delivery = deliveries.next().await.expect("the stream lives");
+    assert_eq!(delivery.expect("nothing was cut yet").data, b"one");
+    eventually("the administrator seeing the consumer", LIMIT, async || {
+        (queue.cut_consumers().await == 1).then_some(())
+    })
+    .await;
+    assert!(
+        deliveries
+            .next()
+            .await
+            .is_none_or(|delivery| delivery.is_err())
+    );
     queue.delete().await;
     queue.declare().await;
     queue.wait_until_empty(LIMIT).await;
