@@ -1,0 +1,309 @@
+//! What this member of the group has: its partitions, the records that wait for the intake, and how far
+//! each partition is finished.
+//!
+//! Pure: no broker, no lock, no clock. Invariant: nothing is buffered, handed out or committed of a
+//! partition that is not assigned; an offset to commit is one behind a finished prefix.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::begin::Position;
+use crate::message::{Delivery, Envelope, Receipt};
+use crate::source::Limits;
+use crate::source::prefix::{OutOfOrder, Tracker};
+
+#[derive(Debug, Default)]
+pub(super) struct Assignment {
+    tracker: Tracker,
+    /// The number of a partition's lane, by topic and partition. One that comes back gets its old
+    /// number and a new incarnation.
+    numbers: BTreeMap<String, BTreeMap<i32, u32>>,
+    /// How many numbers are given.
+    given: u32,
+    /// The lanes of what is assigned.
+    lanes: BTreeMap<u32, Lane>,
+    /// Received, not yet taken by the intake.
+    buffer: VecDeque<Delivery>,
+    buffered_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Lane {
+    topic: String,
+    partition: i32,
+    /// What a commit says now: one behind the finished prefix, or where the partition began.
+    resume: i64,
+    /// What the broker has confirmed, as far as we know.
+    confirmed: i64,
+    /// Received and thrown away: the tracker waits for them, the intake never had them.
+    discarded: usize,
+}
+
+impl Lane {
+    fn position(&self) -> Position {
+        Position {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: self.resume,
+        }
+    }
+
+    fn unconfirmed(&self) -> Option<Position> {
+        (self.resume > self.confirmed).then(|| self.position())
+    }
+}
+
+impl Assignment {
+    /// A partition is assigned, and its next record is this one.
+    pub(super) fn begin(&mut self, at: Position, incarnation: u64) {
+        let given = &mut self.given;
+        let partitions = self.numbers.entry(at.topic.clone()).or_default();
+        let lane = *partitions.entry(at.partition).or_insert_with(|| {
+            *given += 1;
+            *given - 1
+        });
+        self.tracker.begin(lane, incarnation);
+        let state = Lane {
+            topic: at.topic,
+            partition: at.partition,
+            resume: at.offset,
+            confirmed: at.offset,
+            discarded: 0,
+        };
+        self.lanes.insert(lane, state);
+    }
+
+    /// Throws away what is buffered of a partition that is being revoked: its next owner reads it.
+    pub(super) fn discard(&mut self, topic: &str, partition: i32) {
+        let Some(lane) = self.lane(topic, partition) else {
+            return;
+        };
+        let before = self.buffer.len();
+        self.buffer.retain(|delivery| delivery.receipt.lane != lane);
+        self.buffered_bytes = self.buffer.iter().map(Delivery::size).sum();
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.discarded += before - self.buffer.len();
+        }
+    }
+
+    /// How many records of a partition the intake has, or are finished behind one that it has.
+    pub(super) fn in_flight(&self, topic: &str, partition: i32) -> usize {
+        let Some(lane) = self.lane(topic, partition) else {
+            return 0;
+        };
+        let buffered = self
+            .buffer
+            .iter()
+            .filter(|d| d.receipt.lane == lane)
+            .count();
+        let discarded = self.lanes.get(&lane).map_or(0, |state| state.discarded);
+        self.tracker.open(lane).saturating_sub(buffered + discarded)
+    }
+
+    /// A partition is no longer ours. Returns what is finished and not confirmed, if anything.
+    pub(super) fn end(&mut self, topic: &str, partition: i32) -> Option<Position> {
+        self.discard(topic, partition);
+        let lane = self.lane(topic, partition)?;
+        self.tracker.end(lane);
+        self.lanes.remove(&lane)?.unconfirmed()
+    }
+
+    /// A record came from the broker. One of a partition that is not ours is dropped.
+    ///
+    /// # Errors
+    /// Its offset is not behind the one before it.
+    pub(super) fn receive(
+        &mut self,
+        source: &Arc<str>,
+        payload: Bytes,
+        envelope: Envelope,
+    ) -> Result<(), OutOfOrder> {
+        let place = (
+            envelope.topic.as_deref(),
+            envelope.partition,
+            envelope.offset,
+        );
+        let (Some(topic), Some(partition), Some(offset)) = place else {
+            return Ok(());
+        };
+        let Some(lane) = self.lane(topic, partition) else {
+            return Ok(());
+        };
+        let tag = u64::try_from(offset).unwrap_or_default();
+        let delivery = Delivery {
+            source: Arc::clone(source),
+            payload,
+            envelope,
+            redelivered: false,
+            receipt: self.tracker.deliver(lane, tag)?,
+        };
+        self.buffered_bytes += delivery.size();
+        self.buffer.push_back(delivery);
+        Ok(())
+    }
+
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.buffered_bytes
+    }
+
+    /// Hands out what is buffered, up to the limits.
+    pub(super) fn take(&mut self, limits: Limits) -> Vec<Delivery> {
+        let taken = limits.take_from(&mut self.buffer);
+        let bytes: usize = taken.iter().map(Delivery::size).sum();
+        self.buffered_bytes = self.buffered_bytes.saturating_sub(bytes);
+        taken
+    }
+
+    /// These are finished. Returns what may be committed now and could not before.
+    pub(super) fn settle(&mut self, receipts: Vec<Receipt>) -> Vec<Position> {
+        let grown = self.tracker.settle(receipts);
+        let mut positions = Vec::with_capacity(grown.len());
+        for grown in grown {
+            if let Some(lane) = self.lanes.get_mut(&grown.lane) {
+                // Behind the last finished record, whatever gap follows it.
+                lane.resume = i64::try_from(grown.upto).unwrap_or(i64::MAX - 1) + 1;
+                positions.push(lane.position());
+            }
+        }
+        positions
+    }
+
+    /// The broker has stored a commit.
+    pub(super) fn confirmed(&mut self, topic: &str, partition: i32, offset: i64) {
+        let lane = self.lane(topic, partition);
+        if let Some(state) = lane.and_then(|lane| self.lanes.get_mut(&lane)) {
+            state.confirmed = state.confirmed.max(offset);
+        }
+    }
+
+    /// Everything that is finished and that the broker has not confirmed.
+    pub(super) fn unconfirmed(&self) -> Vec<Position> {
+        self.lanes.values().filter_map(Lane::unconfirmed).collect()
+    }
+
+    /// What is assigned, and where each partition would resume.
+    pub(super) fn positions(&self) -> Vec<Position> {
+        self.lanes.values().map(Lane::position).collect()
+    }
+
+    /// The lane of a partition that is assigned.
+    fn lane(&self, topic: &str, partition: i32) -> Option<u32> {
+        let lane = *self.numbers.get(topic)?.get(&partition)?;
+        self.lanes.contains_key(&lane).then_some(lane)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(partition: i32, offset: i64) -> Position {
+        Position {
+            topic: "orders".to_owned(),
+            partition,
+            offset,
+        }
+    }
+
+    fn receive(assignment: &mut Assignment, partition: i32, offset: i64) {
+        let envelope = Envelope {
+            topic: Some("orders".to_owned()),
+            partition: Some(partition),
+            offset: Some(offset),
+            ..Envelope::default()
+        };
+        let source: Arc<str> = "source".into();
+        assignment
+            .receive(&source, Bytes::from_static(b"{}"), envelope)
+            .expect("offsets rise");
+    }
+
+    fn take_all(assignment: &mut Assignment) -> Vec<Receipt> {
+        let limits = Limits {
+            messages: 1000,
+            bytes: 1 << 20,
+        };
+        let taken = assignment.take(limits);
+        taken.into_iter().map(|delivery| delivery.receipt).collect()
+    }
+
+    #[test]
+    fn each_partition_commits_its_own_prefix_behind_the_last_finished_record() {
+        let mut assignment = Assignment::default();
+        assignment.begin(at(0, 5), 1);
+        assignment.begin(at(1, 0), 2);
+        for (partition, offset) in [(0, 5), (1, 3), (0, 9), (1, 4)] {
+            receive(&mut assignment, partition, offset);
+        }
+        let mut receipts = take_all(&mut assignment);
+        assert_eq!(assignment.buffered_bytes(), 0);
+        let last_of_1 = receipts.pop().expect("four were taken");
+        assert_eq!(assignment.settle(receipts), [at(0, 10), at(1, 4)]);
+        assert_eq!(assignment.settle(vec![last_of_1]), [at(1, 5)]);
+    }
+
+    #[test]
+    fn a_partition_that_left_is_neither_handed_out_nor_committed_again() {
+        let mut assignment = Assignment::default();
+        assignment.begin(at(0, 0), 1);
+        assignment.begin(at(1, 0), 2);
+        receive(&mut assignment, 0, 0);
+        let taken = take_all(&mut assignment);
+        receive(&mut assignment, 0, 1);
+        receive(&mut assignment, 1, 0);
+
+        assert_eq!(
+            assignment.end("orders", 0),
+            None,
+            "nothing of it is finished"
+        );
+        receive(&mut assignment, 0, 2);
+        assert_eq!(assignment.settle(taken), []);
+        let left = take_all(&mut assignment);
+        assert_eq!(left.len(), 1, "only the other partition's record");
+        assert_eq!(assignment.settle(left), [at(1, 1)]);
+
+        assignment.begin(at(0, 0), 3);
+        receive(&mut assignment, 0, 0);
+        let stale = Receipt {
+            lane: 0,
+            incarnation: 1,
+            tag: 0,
+        };
+        assert_eq!(assignment.settle(vec![stale]), []);
+    }
+
+    #[test]
+    fn what_is_finished_and_unconfirmed_is_named_when_a_partition_leaves() {
+        let mut assignment = Assignment::default();
+        assignment.begin(at(0, 0), 1);
+        for offset in 0..3 {
+            receive(&mut assignment, 0, offset);
+        }
+        let mut receipts = take_all(&mut assignment);
+        let last = receipts.pop();
+        assignment.settle(receipts);
+        assert_eq!(assignment.unconfirmed(), [at(0, 2)]);
+        assignment.confirmed("orders", 0, 1);
+        assert_eq!(assignment.end("orders", 0), Some(at(0, 2)));
+        assert_eq!(assignment.settle(last.into_iter().collect()), []);
+        assert_eq!(assignment.unconfirmed(), []);
+    }
+
+    #[test]
+    fn in_flight_is_what_the_intake_has_not_what_is_buffered_or_thrown_away() {
+        let mut assignment = Assignment::default();
+        assignment.begin(at(0, 0), 1);
+        receive(&mut assignment, 0, 0);
+        let taken = take_all(&mut assignment);
+        receive(&mut assignment, 0, 1);
+        assert_eq!(assignment.in_flight("orders", 0), 1);
+        assignment.discard("orders", 0);
+        assert_eq!(assignment.in_flight("orders", 0), 1);
+        assignment.settle(taken);
+        assert_eq!(assignment.in_flight("orders", 0), 0);
+        assert_eq!(assignment.buffered_bytes(), 0);
+    }
+}

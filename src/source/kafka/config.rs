@@ -1,0 +1,555 @@
+//! `[sources.NAME.kafka]`, what can be wrong with it, and the client's settings that follow from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::source::{Mistake, SourceError};
+use crate::units::{Size, Span};
+
+/// A set of Kafka topics, read as one consumer group.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// `host:9092`, several separated by commas.
+    pub bootstrap_servers: String,
+    /// Names, not patterns. They must exist.
+    pub topics: Vec<String>,
+    /// The consumer group; all nodes of one Sluice share it.
+    pub group_id: String,
+    /// Static membership: a node that comes back within the session timeout finds its partitions still
+    /// its own. Must differ from node to node, so it usually holds a `${VARIABLE}`.
+    #[serde(default)]
+    pub group_instance_id: Option<String>,
+    /// Which protocol the group speaks; `consumer` needs brokers of version 4.0. All members must agree.
+    #[serde(default)]
+    pub group_protocol: GroupProtocol,
+    /// Where a partition begins for which the group has committed nothing yet.
+    #[serde(default)]
+    pub start: Start,
+    /// After this long without a sign of life the broker gives a node's partitions to the others.
+    #[serde(default = "default_session_timeout")]
+    pub session_timeout: Span,
+    /// After this long without a poll the client leaves the group by itself. Sluice polls all the time,
+    /// also while the database is down.
+    #[serde(default = "default_max_poll_interval")]
+    pub max_poll_interval: Span,
+    /// How long connecting and each question to the broker may take.
+    #[serde(default = "default_connect_timeout")]
+    pub connect_timeout: Span,
+    /// How much is held in memory ahead of the batches, half of it inside the Kafka client, which may
+    /// exceed its half by one fetch response for each broker.
+    #[serde(default = "default_prefetch")]
+    pub prefetch: Size,
+    /// How often the lag is measured.
+    #[serde(default = "default_statistics_interval")]
+    pub statistics_interval: Span,
+    /// Encrypts the connections.
+    #[serde(default)]
+    pub tls: Option<KafkaTls>,
+    /// Who we are.
+    #[serde(default)]
+    pub sasl: Option<KafkaSasl>,
+    /// Further settings of librdkafka, by their own names. Those that Sluice decides are refused.
+    #[serde(default)]
+    pub librdkafka_options: BTreeMap<String, String>,
+}
+
+/// Where a partition without a committed offset begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// With the oldest record that the broker still has.
+    #[default]
+    Earliest,
+    /// With the first record after this moment; the moment is committed at once.
+    Latest,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupProtocol {
+    #[default]
+    Classic,
+    Consumer,
+}
+
+/// Files in PEM.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaTls {
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Certificates of the authorities that are trusted; without it, the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate chain.
+    #[serde(default)]
+    pub crt_file: Option<PathBuf>,
+    /// Its private key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// The private key's password.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub key_pass: Option<SecretString>,
+    #[serde(default = "yes")]
+    pub verify_certificate: bool,
+    #[serde(default = "yes")]
+    pub verify_hostname: bool,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSasl {
+    pub mechanism: SaslMechanism,
+    #[serde(default)]
+    pub username: Option<String>,
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub password: Option<SecretString>,
+    /// A file that holds the password and nothing else, read at every connection.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum SaslMechanism {
+    #[serde(rename = "PLAIN")]
+    Plain,
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+    /// Its `sasl.oauthbearer.…` settings stand in `librdkafka_options`.
+    #[serde(rename = "OAUTHBEARER")]
+    OauthBearer,
+}
+
+impl SaslMechanism {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::OauthBearer => "OAUTHBEARER",
+        }
+    }
+}
+
+fn default_session_timeout() -> Span {
+    Span::secs(10)
+}
+fn default_max_poll_interval() -> Span {
+    Span::secs(300)
+}
+fn default_connect_timeout() -> Span {
+    Span::secs(10)
+}
+fn default_prefetch() -> Size {
+    Size::mib(16)
+}
+fn default_statistics_interval() -> Span {
+    Span::secs(5)
+}
+fn yes() -> bool {
+    true
+}
+
+/// Settings that Sluice decides, and what the user writes instead.
+const OURS: [(&str, &str); 32] = [
+    ("bootstrap.servers", "use `bootstrap_servers`"),
+    ("metadata.broker.list", "use `bootstrap_servers`"),
+    ("group.id", "use `group_id`"),
+    ("group.instance.id", "use `group_instance_id`"),
+    ("group.protocol", "use `group_protocol`"),
+    ("group.protocol.type", "it is always `consumer`"),
+    ("client.id", "Sluice names its clients"),
+    ("session.timeout.ms", "use `session_timeout`"),
+    ("max.poll.interval.ms", "use `max_poll_interval`"),
+    ("statistics.interval.ms", "use `statistics_interval`"),
+    ("queued.max.messages.kbytes", "use `prefetch`"),
+    ("enable.auto.commit", COMMITS),
+    ("auto.commit.enable", COMMITS),
+    ("auto.commit.interval.ms", COMMITS),
+    ("enable.auto.offset.store", COMMITS),
+    ("offset.store.method", COMMITS),
+    ("offset.store.path", COMMITS),
+    ("auto.offset.reset", "use `start`"),
+    ("enable.partition.eof", "Sluice does not look at it"),
+    ("consume.callback.max.messages", "Sluice polls one by one"),
+    (
+        "partition.assignment.strategy",
+        "it is always `cooperative-sticky`",
+    ),
+    ("allow.auto.create.topics", "topics must exist"),
+    ("security.protocol", "it follows from `tls` and `sasl`"),
+    ("ssl.ca.location", "use `tls.ca_file`"),
+    ("ssl.certificate.location", "use `tls.crt_file`"),
+    ("ssl.key.location", "use `tls.key_file`"),
+    ("ssl.key.password", "use `tls.key_pass`"),
+    (
+        "enable.ssl.certificate.verification",
+        "use `tls.verify_certificate`",
+    ),
+    (
+        "ssl.endpoint.identification.algorithm",
+        "use `tls.verify_hostname`",
+    ),
+    ("sasl.mechanism", "use `sasl.mechanism`"),
+    ("sasl.mechanisms", "use `sasl.mechanism`"),
+    ("sasl.username", "use `sasl.username`"),
+];
+const COMMITS: &str = "Sluice commits what is committed in the inbox, and nothing else";
+
+impl KafkaConfig {
+    /// Everything that can be said to be wrong without a broker.
+    pub fn validate(&self) -> Vec<Mistake> {
+        let mut mistakes = self.mistaken_names();
+        if let Some(tls) = &self.tls {
+            mistakes.extend(tls.validate());
+        }
+        if let Some(sasl) = &self.sasl {
+            mistakes.extend(sasl.validate());
+        }
+        if self.max_poll_interval < self.session_timeout {
+            mistakes.push(Mistake::new(
+                "max_poll_interval",
+                "expected at least `session_timeout`",
+            ));
+        }
+        if self.prefetch.0 < 64 * 1024 || self.prefetch > Size::mib(2048) {
+            mistakes.push(Mistake::new("prefetch", "expected between 64KiB and 2GiB"));
+        }
+        mistakes.extend(self.mistaken_options());
+        mistakes
+    }
+
+    fn mistaken_names(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.bootstrap_servers.trim().is_empty() {
+            mistakes.push(Mistake::new("bootstrap_servers", "expected host:port"));
+        }
+        if self.group_id.is_empty() {
+            mistakes.push(Mistake::new("group_id", "expected a consumer group"));
+        }
+        if self.topics.is_empty() {
+            mistakes.push(Mistake::new("topics", "expected at least one topic"));
+        }
+        let mut seen = BTreeSet::new();
+        for (index, topic) in self.topics.iter().enumerate() {
+            let path = format!("topics[{index}]");
+            if topic.is_empty() || topic.starts_with('^') {
+                mistakes.push(Mistake::new(path, "expected a topic's name, not a pattern"));
+            } else if !seen.insert(topic) {
+                mistakes.push(Mistake::new(path, "named twice"));
+            }
+        }
+        mistakes
+    }
+
+    /// Refuses what is ours and lets librdkafka judge the rest by name and value.
+    fn mistaken_options(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        for (name, value) in &self.librdkafka_options {
+            let path = format!("librdkafka_options.{name}");
+            if let Some((_, instead)) = OURS.iter().find(|(ours, _)| ours == name) {
+                mistakes.push(Mistake::new(path, format!("decided by Sluice: {instead}")));
+                continue;
+            }
+            if name == "sasl.password" {
+                mistakes.push(Mistake::new(path, "decided by Sluice: use `sasl.password`"));
+                continue;
+            }
+            let mut alone = ClientConfig::new();
+            alone.set(name, value);
+            // Its error repeats the value, which may be a secret: only its own words are taken.
+            if let Err(KafkaError::ClientConfig(_, what, _, _)) = alone.create_native_config() {
+                mistakes.push(Mistake::new(path, what));
+            }
+        }
+        mistakes
+    }
+
+    /// The client's settings. Reads the password file.
+    pub(super) async fn client(&self, client_name: &str) -> Result<ClientConfig, SourceError> {
+        let mut client = ClientConfig::new();
+        client
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("group.id", &self.group_id)
+            .set("client.id", client_name)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "false")
+            .set("auto.offset.reset", "error")
+            .set("allow.auto.create.topics", "false")
+            .set("isolation.level", "read_committed")
+            .set(
+                "max.poll.interval.ms",
+                self.max_poll_interval.as_ms().to_string(),
+            )
+            .set(
+                "statistics.interval.ms",
+                self.statistics_interval.as_ms().to_string(),
+            )
+            .set("queued.min.messages", "10000")
+            .set(
+                "queued.max.messages.kbytes",
+                (self.half_prefetch() / 1024).max(1).to_string(),
+            )
+            .set("fetch.max.bytes", self.half_prefetch().to_string())
+            .set("fetch.queue.backoff.ms", "100")
+            .set("reconnect.backoff.max.ms", "2000");
+        match self.group_protocol {
+            GroupProtocol::Classic => client
+                .set("partition.assignment.strategy", "cooperative-sticky")
+                .set(
+                    "session.timeout.ms",
+                    self.session_timeout.as_ms().to_string(),
+                )
+                .set(
+                    "heartbeat.interval.ms",
+                    (self.session_timeout.as_ms() / 3)
+                        .clamp(1, 3000)
+                        .to_string(),
+                ),
+            GroupProtocol::Consumer => client.set("group.protocol", "consumer"),
+        };
+        if let Some(instance) = &self.group_instance_id {
+            client.set("group.instance.id", instance);
+        }
+        self.secure(&mut client).await?;
+        for (name, value) in &self.librdkafka_options {
+            client.set(name, value);
+        }
+        Ok(client)
+    }
+
+    /// Half of the prefetch is the client's, half our own buffer's.
+    pub(super) fn half_prefetch(&self) -> usize {
+        self.prefetch.bytes() / 2
+    }
+
+    async fn secure(&self, client: &mut ClientConfig) -> Result<(), SourceError> {
+        let tls = self.tls.as_ref().filter(|tls| tls.enabled);
+        let protocol = match (tls, &self.sasl) {
+            (None, None) => "PLAINTEXT",
+            (Some(_), None) => "SSL",
+            (None, Some(_)) => "SASL_PLAINTEXT",
+            (Some(_), Some(_)) => "SASL_SSL",
+        };
+        client.set("security.protocol", protocol);
+        if let Some(tls) = tls {
+            tls.apply(client);
+        }
+        if let Some(sasl) = &self.sasl {
+            sasl.apply(client).await?;
+        }
+        Ok(())
+    }
+}
+
+impl KafkaTls {
+    fn validate(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.crt_file.is_some() != self.key_file.is_some() {
+            let what = "`crt_file` and `key_file` are given together or not at all";
+            mistakes.push(Mistake::new("tls", what));
+        }
+        if self.verify_hostname && !self.verify_certificate {
+            let what = "an unverified certificate proves no host name: set it to false, too";
+            mistakes.push(Mistake::new("tls.verify_hostname", what));
+        }
+        mistakes
+    }
+
+    fn apply(&self, client: &mut ClientConfig) {
+        let files = [
+            ("ssl.ca.location", &self.ca_file),
+            ("ssl.certificate.location", &self.crt_file),
+            ("ssl.key.location", &self.key_file),
+        ];
+        for (name, path) in files {
+            if let Some(path) = path {
+                client.set(name, path.to_string_lossy());
+            }
+        }
+        if let Some(password) = &self.key_pass {
+            client.set("ssl.key.password", password.expose_secret());
+        }
+        if !self.verify_certificate {
+            client.set("enable.ssl.certificate.verification", "false");
+        }
+        let identification = if self.verify_hostname {
+            "https"
+        } else {
+            "none"
+        };
+        client.set("ssl.endpoint.identification.algorithm", identification);
+    }
+}
+
+impl KafkaSasl {
+    fn validate(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.password.is_some() && self.password_file.is_some() {
+            let what = "`password` and `password_file` are both given, expected one of them";
+            mistakes.push(Mistake::new("sasl", what));
+        }
+        let needs_user = self.mechanism != SaslMechanism::OauthBearer;
+        let has_user =
+            self.username.is_some() && (self.password.is_some() || self.password_file.is_some());
+        if needs_user && !has_user {
+            let what = format!(
+                "{} needs `username` and one of `password` and `password_file`",
+                self.mechanism.as_str()
+            );
+            mistakes.push(Mistake::new("sasl", what));
+        }
+        mistakes
+    }
+
+    async fn apply(&self, client: &mut ClientConfig) -> Result<(), SourceError> {
+        client.set("sasl.mechanism", self.mechanism.as_str());
+        if let Some(username) = &self.username {
+            client.set("sasl.username", username);
+        }
+        if let Some(password) = &self.password {
+            client.set("sasl.password", password.expose_secret());
+        }
+        if let Some(path) = &self.password_file {
+            let password = tokio::fs::read_to_string(path).await.map_err(|cause| {
+                SourceError::new(format!("cannot read {}", path.display()))
+                    .because(cause)
+                    .needs_operator()
+            })?;
+            client.set("sasl.password", password.trim_end_matches(['\r', '\n']));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(more: &str) -> KafkaConfig {
+        let text = format!(
+            "bootstrap_servers = 'localhost:9092'\ntopics = ['orders']\ngroup_id = 'sluice'\n{more}"
+        );
+        toml::from_str(&text).expect("the table is well formed")
+    }
+
+    fn paths(config: &KafkaConfig) -> Vec<String> {
+        config.validate().into_iter().map(|m| m.path).collect()
+    }
+
+    #[test]
+    fn what_sluice_decides_is_refused_and_the_rest_is_judged_by_the_client() {
+        for (ours, _) in OURS {
+            let config = config(&format!("[librdkafka_options]\n'{ours}' = '1'"));
+            assert_eq!(
+                paths(&config),
+                [format!("librdkafka_options.{ours}")],
+                "{ours}"
+            );
+        }
+        let fine = config(
+            "[librdkafka_options]\n'socket.keepalive.enable' = 'true'\n'isolation.level' = 'read_uncommitted'",
+        );
+        assert_eq!(paths(&fine), Vec::<String>::new());
+        let unknown =
+            config("[librdkafka_options]\n'no.such.thing' = '1'\n'socket.timeout.ms' = 'soon'");
+        assert_eq!(
+            paths(&unknown),
+            [
+                "librdkafka_options.no.such.thing",
+                "librdkafka_options.socket.timeout.ms"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_refused_option_does_not_repeat_its_value() {
+        let config = config("[librdkafka_options]\n'ssl.keystore.passwort' = 'hunter2'");
+        let mistakes = config.validate();
+        assert_eq!(mistakes.len(), 1);
+        assert!(!mistakes[0].what.contains("hunter2"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn half_given_secrets_and_bad_names_are_mistakes() {
+        for (more, path) in [
+            ("[sasl]\nmechanism = 'PLAIN'\nusername = 'u'", "sasl"),
+            (
+                "[sasl]\nmechanism = 'PLAIN'\nusername = 'u'\npassword = 'p'\npassword_file = 'f'",
+                "sasl",
+            ),
+            ("[tls]\ncrt_file = 'c.pem'", "tls"),
+            ("[tls]\nverify_certificate = false", "tls.verify_hostname"),
+            ("max_poll_interval = '5s'", "max_poll_interval"),
+            ("prefetch = '1KiB'", "prefetch"),
+        ] {
+            assert_eq!(paths(&config(more)), [path], "{more}");
+        }
+        let mut named = config("");
+        named.topics = vec!["a".into(), "^b.*".into(), "a".into()];
+        assert_eq!(paths(&named), ["topics[1]", "topics[2]"]);
+    }
+
+    #[tokio::test]
+    async fn every_combination_of_tls_and_sasl_is_taken_by_the_client() {
+        let tls = "[tls]\nverify_hostname = false\nkey_pass = 'p'";
+        for (more, protocol) in [
+            (String::new(), "PLAINTEXT"),
+            (tls.to_owned(), "SSL"),
+            (
+                "[sasl]\nmechanism = 'PLAIN'\nusername = 'u'\npassword = 'p'".to_owned(),
+                "SASL_PLAINTEXT",
+            ),
+            (
+                format!(
+                    "{tls}\n[sasl]\nmechanism = 'SCRAM-SHA-512'\nusername = 'u'\npassword = 'p'"
+                ),
+                "SASL_SSL",
+            ),
+            (
+                format!("{tls}\n[sasl]\nmechanism = 'OAUTHBEARER'"),
+                "SASL_SSL",
+            ),
+            ("[tls]\nenabled = false".to_owned(), "PLAINTEXT"),
+        ] {
+            let config = config(&more);
+            assert_eq!(config.validate(), [], "{more}");
+            let client = config.client("test").await.expect("no file is read");
+            assert_eq!(client.get("security.protocol"), Some(protocol), "{more}");
+            client
+                .create_native_config()
+                .expect("librdkafka takes the settings");
+        }
+    }
+
+    #[tokio::test]
+    async fn offsets_are_ours_alone_in_both_protocols() {
+        for protocol in ["classic", "consumer"] {
+            let config = config(&format!("group_protocol = '{protocol}'"));
+            let client = config.client("test").await.expect("no file is read");
+            for (name, value) in [
+                ("enable.auto.commit", "false"),
+                ("enable.auto.offset.store", "false"),
+                ("auto.offset.reset", "error"),
+                ("isolation.level", "read_committed"),
+            ] {
+                assert_eq!(client.get(name), Some(value), "{name}");
+            }
+            client
+                .create_native_config()
+                .expect("librdkafka takes the settings");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What the client calls back, always on the polling thread: assignment and revocation of partitions,
+//! answers to commits, statistics, errors and log lines.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
+
+use super::begin::{self, Position};
+use super::config::Start;
+use super::shared::{Shared, list};
+use crate::metrics;
+use crate::source::SourceError;
+use crate::units::Span;
+
+/// How long a revocation waits for batches under way, so that their records need not be read again.
+const FINISH_LIMIT: Duration = Duration::from_secs(1);
+
+pub(super) struct Context {
+    pub source: Arc<str>,
+    pub start: Start,
+    /// How long one question to the broker may take.
+    pub limit: Span,
+    /// The source's counter: no two assignments of a partition have the same number.
+    pub incarnations: Arc<AtomicU64>,
+    pub shared: Arc<Shared>,
+    /// The last error in the client's own words, which the error itself does not hold.
+    pub last_error: Mutex<Option<(RDKafkaErrorCode, String)>>,
+}
+
+impl Context {
+    /// What the client said about its last error.
+    pub(super) fn take_last_error(&self) -> Option<(RDKafkaErrorCode, String)> {
+        let mut last = self
+            .last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last.take()
+    }
+
+    /// New partitions: decides where each begins, and only then lets the client fetch.
+    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
+        match begin::resolve(consumer, partitions, &self.source, self.start, self.limit) {
+            Ok(positions) => {
+                if let Err(cause) = self.take_over(partitions, positions) {
+                    self.shared.end(
+                        SourceError::new("cannot set where a partition begins").because(cause),
+                    );
+                }
+            }
+            // The client waits for an answer to the assignment even when it is about to be closed.
+            Err(error) => self.shared.end(error),
+        }
+        let assigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
+            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(partitions),
+        };
+        if let Err(cause) = assigned {
+            self.shared
+                .end(SourceError::new("the client refuses its partitions").because(cause));
+        }
+        let paused = self.shared.state().paused;
+        if paused && let Err(cause) = consumer.pause(partitions) {
+            tracing::debug!(source = &*self.source, %cause, "cannot pause the new partitions");
+        }
+    }
+
+    fn take_over(
+        &self,
+        partitions: &mut TopicPartitionList,
+        positions: Vec<Position>,
+    ) -> KafkaResult<()> {
+        let mut state = self.shared.state();
+        for position in positions {
+            let (topic, partition) = (position.topic.as_str(), position.partition);
+            partitions.set_partition_offset(topic, partition, Offset::Offset(position.offset))?;
+            let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
+            state.assignment.begin(position, incarnation);
+        }
+        Ok(())
+    }
+
+    /// Partitions go: lets batches under way finish for a moment, commits what is finished, forgets them.
+    fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let leaving: Vec<(String, i32)> = partitions
+            .elements()
+            .iter()
+            .map(|element| (element.topic().to_owned(), element.partition()))
+            .collect();
+        // A lost partition has its new owner already: what we would commit may lie behind its offsets.
+        let lost = consumer.assignment_lost();
+        let finished = self.give_up(&leaving, lost);
+        if !finished.is_empty() && !lost {
+            let committed =
+                list(&finished).and_then(|finished| consumer.commit(&finished, CommitMode::Sync));
+            if let Err(cause) = committed {
+                metrics::ack_failed(&self.source);
+                tracing::warn!(source = &*self.source, %cause, "cannot commit what is finished of a leaving partition; it comes again");
+            }
+        }
+        let unassigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
+            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+        };
+        if let Err(cause) = unassigned {
+            self.shared
+                .end(SourceError::new("the client does not give up its partitions").because(cause));
+        }
+        for (topic, partition) in &leaving {
+            metrics::kafka_lag(&self.source, topic, *partition, None);
+        }
+        tracing::info!(
+            source = &*self.source,
+            partitions = leaving.len(),
+            lost,
+            "partitions left"
+        );
+    }
+
+    /// Ends the lanes. From here on no receipt of theirs changes anything.
+    fn give_up(&self, leaving: &[(String, i32)], lost: bool) -> Vec<Position> {
+        let mut state = self.shared.state();
+        for (topic, partition) in leaving {
+            state.assignment.discard(topic, *partition);
+        }
+        if !lost {
+            state = self.shared.wait_while(state, FINISH_LIMIT, |state| {
+                let under_way = |(topic, partition): &(String, i32)| {
+                    state.assignment.in_flight(topic, *partition) > 0
+                };
+                !state.stop && !state.ended && leaving.iter().any(under_way)
+            });
+        }
+        leaving
+            .iter()
+            .filter_map(|(topic, partition)| state.assignment.end(topic, *partition))
+            .collect()
+    }
+
+    /// The client reaches a broker again, or no longer.
+    pub(super) fn reachable(&self, reachable: bool) {
+        let mut state = self.shared.state();
+        match (reachable, state.down_since) {
+            (true, Some(_)) => {
+                state.down_since = None;
+                tracing::info!(source = &*self.source, "a broker answers again");
+            }
+            (false, None) => {
+                state.down_since = Some(Instant::now());
+                tracing::warn!(source = &*self.source, "no broker answers");
+            }
+            (true, None) | (false, Some(_)) => return,
+        }
+        metrics::source_connected(&self.source, reachable);
+    }
+}
+
+impl ClientContext for Context {
+    /// The client logs every attempt to connect as an error; what matters comes as an error event.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        let source = &*self.source;
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::error!(target: "librdkafka", source, facility, "{line}");
+            }
+            RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning
+            | RDKafkaLogLevel::Notice
+            | RDKafkaLogLevel::Info
+            | RDKafkaLogLevel::Debug => {
+                tracing::debug!(target: "librdkafka", source, facility, "{line}");
+            }
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if statistics
+            .brokers
+            .values()
+            .any(|broker| broker.state == "UP")
+        {
+            self.reachable(true);
+        }
+        let positions = self.shared.state().assignment.positions();
+        for Position {
+            topic,
+            partition,
+            offset,
+        } in positions
+        {
+            let partitions = statistics.topics.get(&topic).map(|topic| &topic.partitions);
+            let Some(measured) = partitions.and_then(|partitions| partitions.get(&partition))
+            else {
+                continue;
+            };
+            // Records of a transaction that is still open cannot be read yet.
+            let end = match measured.ls_offset {
+                0.. => measured.ls_offset,
+                _ => measured.hi_offset,
+            };
+            if end >= 0 {
+                let lag = end.saturating_sub(offset).max(0);
+                metrics::kafka_lag(&self.source, &topic, partition, Some(lag));
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            let mut last = self
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            // "All brokers are down" follows the error that says why.
+            if last.is_none() || code != RDKafkaErrorCode::AllBrokersDown {
+                *last = Some((code, reason.to_owned()));
+            }
+        }
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        event: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.assign(consumer, partitions);
+            }
+            _ => self.revoke(consumer, partitions),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let mut failure = result.err();
+        if matches!(
+            failure,
+            Some(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset))
+        ) {
+            return;
+        }
+        let mut state = self.shared.state();
+        if failure.is_none() {
+            for element in offsets.elements() {
+                match (element.error(), element.offset()) {
+                    (Ok(()), Offset::Offset(offset)) => {
+                        state
+                            .assignment
+                            .confirmed(element.topic(), element.partition(), offset);
+                    }
+                    (Ok(()), _) => {}
+                    (Err(cause), _) => failure = Some(cause),
+                }
+            }
+        }
+        if let Some(cause) = failure {
+            state.commit_failed();
+            metrics::ack_failed(&self.source);
+            tracing::warn!(source = &*self.source, %cause, "the broker did not take a commit; it is tried again");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The thread that owns a stream's consumer: it polls all the time, whatever the intake does.
+//!
+//! The client wants to be polled, answers some questions only by blocking, and blocks when it is dropped.
+//! A thread of its own can do all of this; the runtime's threads never wait for a broker.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use tokio::sync::oneshot;
+
+use super::context::Context;
+use super::shared::{Shared, list};
+use crate::message::{Envelope, Text};
+use crate::source::SourceError;
+
+/// The longest single wait for a record: how soon the thread notices that it shall stop.
+const POLL: Duration = Duration::from_millis(100);
+/// A full buffer is usually taken at once. Only after this long are the partitions paused, because
+/// pausing throws away what the client has fetched ahead.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What the thread needs to begin.
+pub(super) struct Plan {
+    pub client: ClientConfig,
+    pub topics: Vec<String>,
+    pub context: Context,
+    /// A buffer of this many bytes is full.
+    pub buffer_bytes: usize,
+    /// The stream ends when no broker has answered for this long.
+    pub down_limit: Duration,
+}
+
+/// A thread that has been started.
+pub(super) struct Started {
+    /// How beginning went.
+    pub opening: oneshot::Receiver<Result<(), SourceError>>,
+    /// Resolves when the group is left and the thread is gone.
+    pub ending: oneshot::Receiver<()>,
+}
+
+pub(super) fn spawn(plan: Plan) -> std::io::Result<Started> {
+    let (opened, opening) = oneshot::channel();
+    let (done, ending) = oneshot::channel();
+    let name = format!("kafka-{}", plan.context.source);
+    std::thread::Builder::new().name(name).spawn(move || {
+        let _done = done;
+        live(plan, opened);
+    })?;
+    Ok(Started { opening, ending })
+}
+
+/// Ends the stream however the thread ends, a panic included.
+struct Farewell(Arc<Shared>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.state().consumer = None;
+        self.0.end(SourceError::new("the polling thread has ended"));
+    }
+}
+
+fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
+    let shared = Arc::clone(&plan.context.shared);
+    let (buffer_bytes, down_limit) = (plan.buffer_bytes, plan.down_limit);
+    let consumer = match begin(plan) {
+        Ok(consumer) => Arc::new(consumer),
+        Err(error) => {
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    // Declared after the consumer, so dropped before it: the thread's handle is the last.
+    let farewell = Farewell(Arc::clone(&shared));
+    shared.state().consumer = Some(Arc::clone(&consumer));
+    if opened.send(Ok(())).is_ok() {
+        let poller = Poller {
+            shared: &shared,
+            consumer: &consumer,
+            buffer_bytes,
+            down_limit,
+        };
+        poller.run();
+        poller.commit_rest();
+    }
+    drop(farewell);
+    // Leaves the group, which takes until the coordinator has answered.
+    drop(consumer);
+}
+
+/// Connects, makes sure that the topics exist, and joins the group.
+fn begin(plan: Plan) -> Result<BaseConsumer<Context>, SourceError> {
+    let limit = plan.context.limit;
+    let consumer: BaseConsumer<Context> = plan
+        .client
+        .create_with_context(plan.context)
+        .map_err(|cause| refused(cause).needs_operator())?;
+    for topic in &plan.topics {
+        partitions(&consumer, topic, limit.0)?;
+    }
+    let topics: Vec<&str> = plan.topics.iter().map(String::as_str).collect();
+    consumer
+        .subscribe(&topics)
+        .map_err(|cause| SourceError::new("cannot subscribe").because(cause))?;
+    Ok(consumer)
+}
+
+/// How many partitions a topic has.
+///
+/// # Errors
+/// It does not exist, we may not see it, or no broker answers.
+pub(super) fn partitions(
+    consumer: &BaseConsumer<Context>,
+    topic: &str,
+    limit: Duration,
+) -> Result<usize, SourceError> {
+    let metadata = consumer
+        .fetch_metadata(Some(topic), limit)
+        .map_err(|cause| {
+            // Why a connection failed is told by events, which somebody must fetch.
+            for _ in 0..64 {
+                consumer.poll(Duration::ZERO);
+            }
+            match consumer.context().take_last_error() {
+                Some((code, reason)) => told(code, &reason),
+                None => SourceError::new("no broker answers").because(cause),
+            }
+        })?;
+    let found = metadata.topics().first();
+    match found.map(|topic| (topic.error(), topic.partitions().len())) {
+        Some((None, partitions)) if partitions > 0 => Ok(partitions),
+        Some((Some(code), _)) => Err(about_topic(topic, RDKafkaErrorCode::from(code))),
+        Some((None, _)) | None => Err(about_topic(
+            topic,
+            RDKafkaErrorCode::UnknownTopicOrPartition,
+        )),
+    }
+}
+
+fn about_topic(topic: &str, code: RDKafkaErrorCode) -> SourceError {
+    let error = SourceError::new(format!("cannot read topic {topic:?}")).because(code);
+    if needs_operator(code) {
+        error.needs_operator()
+    } else {
+        error
+    }
+}
+
+/// The client does not take its own settings. Its error may repeat a secret value: only its words count.
+pub(super) fn refused(cause: KafkaError) -> SourceError {
+    match cause {
+        KafkaError::ClientConfig(_, what, name, _) => SourceError::new(format!("{name}: {what}")),
+        other => SourceError::new("cannot make a Kafka client").because(other),
+    }
+}
+
+/// An error in the client's own words.
+fn told(code: RDKafkaErrorCode, reason: &str) -> SourceError {
+    let error = SourceError::new(reason.to_owned()).because(code);
+    if needs_operator(code) {
+        error.needs_operator()
+    } else {
+        error
+    }
+}
+
+struct Poller<'a> {
+    shared: &'a Shared,
+    consumer: &'a BaseConsumer<Context>,
+    buffer_bytes: usize,
+    down_limit: Duration,
+}
+
+impl Poller<'_> {
+    fn run(&self) {
+        while let Some(wait) = self.turn() {
+            match self.consumer.poll(wait) {
+                Some(Ok(record)) => self.receive(&record),
+                Some(Err(error)) => self.judge(&error),
+                None => {}
+            }
+        }
+    }
+
+    /// Waits for room, pauses or resumes, and says how long the next poll may wait; `None` at the end.
+    fn turn(&self) -> Option<Duration> {
+        let mut state = self.shared.state();
+        if state.assignment.buffered_bytes() >= self.buffer_bytes {
+            let patience = if state.paused { POLL } else { PATIENCE };
+            state = self.shared.wait_while(state, patience, |state| {
+                !state.stop && state.assignment.buffered_bytes() >= self.buffer_bytes
+            });
+        }
+        if state.stop || state.ended {
+            return None;
+        }
+        let full = state.assignment.buffered_bytes() >= self.buffer_bytes;
+        if full != state.paused {
+            state.paused = full;
+            let partitions = state.partitions();
+            let done = if full {
+                self.consumer.pause(&partitions)
+            } else {
+                self.consumer.resume(&partitions)
+            };
+            if let Err(cause) = done {
+                tracing::debug!(source = &*self.consumer.context().source, %cause, full, "cannot pause or resume");
+            }
+        }
+        let now = Instant::now();
+        if state.commit_again_at.is_some_and(|at| at <= now) {
+            state.commit_again_at = None;
+            let unconfirmed = state.assignment.unconfirmed();
+            if !unconfirmed.is_empty() && state.commit(&unconfirmed).is_err() {
+                state.commit_failed();
+            }
+        }
+        let down = state
+            .down_since
+            .is_some_and(|since| now.duration_since(since) >= self.down_limit);
+        drop(state);
+        if down {
+            let limit = humantime::format_duration(self.down_limit);
+            self.shared.end(SourceError::new(format!(
+                "no broker has answered for {limit}"
+            )));
+            return None;
+        }
+        Some(if full { Duration::ZERO } else { POLL })
+    }
+
+    fn receive(&self, record: &BorrowedMessage<'_>) {
+        let context = self.consumer.context();
+        context.reachable(true);
+        let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
+        let received =
+            self.shared
+                .state()
+                .assignment
+                .receive(&context.source, payload, envelope(record));
+        match received {
+            Ok(()) => self.shared.arrived.notify_one(),
+            Err(cause) => {
+                self.shared
+                    .end(SourceError::new("the broker's offsets do not rise").because(cause));
+            }
+        }
+    }
+
+    /// Most errors are mended by the client itself.
+    fn judge(&self, error: &KafkaError) {
+        let context = self.consumer.context();
+        let source = &*context.source;
+        let reason = context.take_last_error().map(|(_, reason)| reason);
+        let reason = reason.unwrap_or_else(|| error.to_string());
+        let code = error
+            .rdkafka_error_code()
+            .unwrap_or(RDKafkaErrorCode::Unknown);
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        if fatal || ends(code) || needs_operator(code) {
+            self.shared.end(told(code, &reason));
+        } else if code == RDKafkaErrorCode::AllBrokersDown {
+            context.reachable(false);
+        } else {
+            tracing::debug!(source, %code, reason, "the client goes on after an error");
+        }
+    }
+
+    /// At the end: what is finished and not confirmed, before the partitions are given back.
+    fn commit_rest(&self) {
+        let state = self.shared.state();
+        let rest = state.assignment.unconfirmed();
+        let reachable = state.down_since.is_none();
+        drop(state);
+        if rest.is_empty() || !reachable || self.consumer.assignment_lost() {
+            return;
+        }
+        let committed = list(&rest).and_then(|rest| self.consumer.commit(&rest, CommitMode::Sync));
+        match committed {
+            Ok(()) => {
+                let mut state = self.shared.state();
+                for position in rest {
+                    state.assignment.confirmed(
+                        &position.topic,
+                        position.partition,
+                        position.offset,
+                    );
+                }
+            }
+            Err(cause) => {
+                crate::metrics::ack_failed(&self.consumer.context().source);
+                tracing::warn!(source = &*self.consumer.context().source, %cause, "cannot commit at the end; it comes again");
+            }
+        }
+    }
+}
+
+/// Everything around the payload. A tombstone has an empty payload: whoever decodes it decides.
+fn envelope(record: &BorrowedMessage<'_>) -> Envelope {
+    let headers = record.headers().into_iter().flat_map(Headers::iter);
+    Envelope {
+        headers: headers
+            .map(|header| {
+                (
+                    header.key.to_owned(),
+                    text(header.value.unwrap_or_default()),
+                )
+            })
+            .collect(),
+        key: record.key().map(text),
+        topic: Some(record.topic().to_owned()),
+        partition: Some(record.partition()),
+        offset: Some(record.offset()),
+        timestamp: record.timestamp().to_millis(),
+        ..Envelope::default()
+    }
+}
+
+fn text(bytes: &[u8]) -> Text {
+    Text::new(bytes.to_vec())
+}
+
+/// Errors after which a new stream is needed: it looks at the offsets again.
+fn ends(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::AutoOffsetReset
+            | RDKafkaErrorCode::OffsetOutOfRange
+            | RDKafkaErrorCode::Fatal
+    )
+}
+
+/// Errors that go on until somebody changes something.
+fn needs_operator(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::InvalidTopic
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::SSL
+            | RDKafkaErrorCode::InvalidGroupId
+            | RDKafkaErrorCode::InvalidSessionTimeout
+            | RDKafkaErrorCode::InconsistentGroupProtocol
+            | RDKafkaErrorCode::UnsupportedAssignor
+            | RDKafkaErrorCode::FencedInstanceId
+            | RDKafkaErrorCode::UnreleasedInstanceId
+    )
+}

@@ -1,0 +1,116 @@
+//! What the intake's side and the polling thread of one stream share, under one lock.
+//!
+//! The intake takes and settles; the thread polls, and its callbacks assign and revoke. Commits are
+//! enqueued under the lock, and a partition ends under the lock, so that none is committed after it left.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
+
+use super::assignment::Assignment;
+use super::begin::Position;
+use super::context::Context;
+use crate::source::SourceError;
+
+/// A commit that failed is tried again after this long, if no later one has covered it.
+const COMMIT_AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Something for the intake: a record, or the end.
+    pub arrived: Notify,
+    /// Something for the thread: room in the buffer, receipts, the wish to stop.
+    pub changed: Condvar,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub assignment: Assignment,
+    /// Used under the lock and never cloned out of it, so that the thread's own handle is the last one:
+    /// dropping the last one blocks until the group is left.
+    pub consumer: Option<Arc<BaseConsumer<Context>>>,
+    /// The intake has taken nothing for a while: no partition is fetched.
+    pub paused: bool,
+    /// The intake is done with us.
+    pub stop: bool,
+    pub ended: bool,
+    /// Why it ended, until somebody was told.
+    pub over: Option<SourceError>,
+    /// Since when no broker answers.
+    pub down_since: Option<Instant>,
+    pub commit_again_at: Option<Instant>,
+}
+
+impl Shared {
+    /// The state stays sound when a holder of the lock panicked: each change is complete in itself.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until something changed, or this long, while the condition holds.
+    pub(super) fn wait_while<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        limit: Duration,
+        condition: impl FnMut(&mut State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait_timeout_while(state, limit, condition);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The stream is over; the first reason is the one that is told.
+    pub(super) fn end(&self, error: SourceError) {
+        let mut state = self.state();
+        if !state.ended {
+            state.ended = true;
+            state.over = Some(error);
+        }
+        drop(state);
+        self.arrived.notify_one();
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    /// The error for a caller after the end.
+    pub(super) fn told(&mut self) -> SourceError {
+        let told = || SourceError::new("the stream has ended");
+        self.over.take().unwrap_or_else(told)
+    }
+
+    /// Hands offsets to the client, which sends them by itself. The answer comes to the context.
+    pub(super) fn commit(&self, positions: &[Position]) -> Result<(), KafkaError> {
+        let Some(consumer) = &self.consumer else {
+            return Err(KafkaError::Canceled);
+        };
+        consumer.commit(&list(positions)?, CommitMode::Async)
+    }
+
+    pub(super) fn commit_failed(&mut self) {
+        self.commit_again_at = Some(Instant::now() + COMMIT_AGAIN);
+    }
+
+    /// What is assigned, as the client wants it.
+    pub(super) fn partitions(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for position in self.assignment.positions() {
+            list.add_partition(&position.topic, position.partition);
+        }
+        list
+    }
+}
+
+/// Positions as the client wants them. Such a list must be gone before the consumer is dropped.
+pub(super) fn list(positions: &[Position]) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for position in positions {
+        let offset = Offset::Offset(position.offset);
+        list.add_partition_offset(&position.topic, position.partition, offset)?;
+    }
+    Ok(list)
+}
