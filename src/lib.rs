@@ -1,6 +1,7 @@
 //! Sluice.
 
 pub mod backoff;
+pub mod config;
 pub mod crash;
 pub mod engine;
 pub mod http;
@@ -12,4 +13,5 @@ pub mod metrics;
 pub mod route;
 pub mod shutdown;
 pub mod source;
+pub mod telemetry;
 pub mod units;

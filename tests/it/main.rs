@@ -6,4 +6,5 @@
     reason = "what a test gathers around it may panic and be spawned freely"
 )]
 
+mod config;
 mod http;

@@ -1,0 +1,271 @@
+//! Mistakes of a configuration file, and how they are shown: file, line, column, the line and a caret.
+//!
+//! Owns the masking of secrets that stand in the shown line. Knows nothing of what makes a mistake.
+
+use std::fmt;
+use std::ops::Range;
+
+use miette::{
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity,
+    SourceCode,
+};
+
+/// One thing that is wrong, or doubtful, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Bytes of the file.
+    pub span: Range<usize>,
+    pub message: String,
+    pub help: Option<String>,
+    pub severity: Weight,
+}
+
+/// Whether the file can be used in spite of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    Error,
+    Warning,
+}
+
+impl Mistake {
+    pub fn error(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self {
+            span,
+            message: message.into(),
+            help: None,
+            severity: Weight::Error,
+        }
+    }
+
+    pub fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Weight::Warning,
+            ..Self::error(span, message)
+        }
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// All mistakes of one file, in the file's order.
+#[derive(Clone)]
+pub struct Report {
+    /// The file's name, as it was given.
+    pub file: String,
+    /// The file's text with its secrets masked, byte for byte as long as the original.
+    text: String,
+    pub mistakes: Vec<Mistake>,
+}
+
+/// How a report looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// For a terminal: colours and box characters.
+    Graphical,
+    /// ASCII, for files and pipes.
+    Plain,
+}
+
+impl Report {
+    pub fn new(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
+        mistakes.sort_by_key(|mistake| (mistake.span.start, mistake.severity));
+        mistakes.dedup();
+        let mut text = mask(text);
+        // A caret needs a character to stand under, also at the end of the file.
+        text.push('\n');
+        Self {
+            file: file.to_owned(),
+            text,
+            mistakes,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.mistakes.is_empty()
+    }
+
+    /// Whether the file cannot be used.
+    pub fn has_errors(&self) -> bool {
+        self.mistakes
+            .iter()
+            .any(|mistake| mistake.severity == Weight::Error)
+    }
+
+    /// Line and column of a mistake, both from 1; the column counts characters.
+    pub fn position(&self, mistake: &Mistake) -> (usize, usize) {
+        let before = self.text.get(..mistake.span.start).unwrap_or(&self.text);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        (before.matches('\n').count() + 1, line.chars().count() + 1)
+    }
+
+    /// One after the other, each with its place, its line and a caret.
+    pub fn render(&self, look: Look) -> String {
+        let handler = match look {
+            Look::Graphical => GraphicalReportHandler::new_themed(GraphicalTheme::unicode()),
+            Look::Plain => GraphicalReportHandler::new_themed(GraphicalTheme::none()),
+        }
+        .with_context_lines(0)
+        .with_links(false)
+        .with_width(100);
+        let source = NamedSource::new(&self.file, self.text.clone());
+        let mut out = String::new();
+        for mistake in &self.mistakes {
+            let shown = Shown {
+                mistake,
+                source: &source,
+                end: self.text.len(),
+            };
+            // Writing to a string does not fail.
+            let _ = handler.render_report(&mut out, &shown);
+        }
+        out
+    }
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.mistakes).finish()
+    }
+}
+
+/// One line for each mistake: `file:line:column: what`.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.mistakes.iter().enumerate() {
+            let (line, column) = self.position(mistake);
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(
+                f,
+                "{separator}{}:{line}:{column}: {}",
+                self.file, mistake.message
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// A mistake as miette wants it.
+#[derive(Debug)]
+struct Shown<'a> {
+    mistake: &'a Mistake,
+    source: &'a NamedSource<String>,
+    end: usize,
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.mistake.message)
+    }
+}
+
+impl std::error::Error for Shown<'_> {}
+
+impl Diagnostic for Shown<'_> {
+    fn severity(&self) -> Option<Severity> {
+        Some(match self.mistake.severity {
+            Weight::Error => Severity::Error,
+            Weight::Warning => Severity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let help = self.mistake.help.as_ref()?;
+        Some(Box::new(help))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let start = self.mistake.span.start.min(self.end.saturating_sub(1));
+        let length = self.mistake.span.end.saturating_sub(start).max(1);
+        Some(Box::new(std::iter::once(LabeledSpan::new(
+            None, start, length,
+        ))))
+    }
+}
+
+/// Words in a key's name that say that its value is a secret.
+const SECRET_WORDS: [&str; 6] = ["pass", "secret", "token", "pwd", "credential", "auth"];
+
+/// Whether a key of that name holds a secret, also when the name is misspelled.
+pub fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    !key.ends_with("_file") && SECRET_WORDS.iter().any(|word| key.contains(word))
+}
+
+/// The text with every secret replaced by asterisks, each line as long as before.
+///
+/// Works on the text, not on the tree: a file that cannot be parsed is shown, too.
+fn mask(text: &str) -> String {
+    let mut out = text.as_bytes().to_vec();
+    for (start, quoted) in quoted(text) {
+        let inner = start + 1..start + quoted.len().saturating_sub(1).max(1);
+        let before = text[..start].trim_end();
+        let key = before.strip_suffix('=').map(|before| {
+            let before = before.trim_end().trim_end_matches(['"', '\'']);
+            let word = before
+                .rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')))
+                .map_or(0, |at| at + 1);
+            &before[word..]
+        });
+        let range = match key {
+            Some(key) if is_secret(key) => inner,
+            _ => match user_password(quoted) {
+                Some(range) => start + range.start..start + range.end,
+                None => continue,
+            },
+        };
+        for byte in &mut out[range] {
+            if *byte != b'\n' {
+                *byte = b'*';
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// Every quoted text with its quotes, and where it begins; comments are left out.
+fn quoted(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'#' => at += text[at..].find('\n').unwrap_or(text.len() - at),
+            quote @ (b'"' | b'\'') => {
+                let start = at;
+                at += 1;
+                while at < bytes.len() && bytes[at] != quote && bytes[at] != b'\n' {
+                    at += if bytes[at] == b'\\' && quote == b'"' {
+                        2
+                    } else {
+                        1
+                    };
+                }
+                at = (at + 1).min(bytes.len());
+                while !text.is_char_boundary(at) {
+                    at += 1;
+                }
+                found.push((start, &text[start..at]));
+            }
+            _ => at += 1,
+        }
+    }
+    found
+}
+
+/// The password in `scheme://user:password@host`.
+fn user_password(url: &str) -> Option<Range<usize>> {
+    let authority = url.find("://")? + 3;
+    let end = url[authority..].rfind('@')? + authority;
+    let password = url[authority..end].find(':')? + authority + 1;
+    Some(password..end)
+}

@@ -1,0 +1,292 @@
+//! The configuration as a tree in which every key and value knows where it stands in the file.
+//!
+//! Owns the substitution of `${VAR}` and the reading of `*_file` secrets, both after parsing, so that no
+//! value can change the file's structure. Knows no section and no key but the names of secrets.
+//! Invariant: a value that came from the environment or from another file is never shown: its node keeps
+//! the text that stands in the file.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::mistake::Mistake;
+
+/// Where a process finds its environment; a parameter, so that tests have one of their own.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Keys that hold a secret; each may be written as `KEY_file` instead, naming the file that holds it.
+pub const SECRET_KEYS: [&str; 5] = ["url", "uri", "password", "passphrase", "token"];
+
+/// A value and where it stands.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Bytes of the file; of a table, those of its header.
+    pub span: Range<usize>,
+    pub value: Value,
+    /// What stands in the file, where the value itself came from somewhere else.
+    pub written: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Value {
+    String(String),
+    Integer(i128),
+    Float(f64),
+    Boolean(bool),
+    Datetime(String),
+    List(Vec<Node>),
+    /// In the file's order.
+    Table(Vec<(Key, Node)>),
+}
+
+/// A key and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    pub name: String,
+    pub span: Range<usize>,
+}
+
+impl Node {
+    /// The tree of a file; what is wrong with its syntax goes to `mistakes`.
+    pub fn parse(text: &str, mistakes: &mut Vec<Mistake>) -> Self {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        mistakes.extend(errors.into_iter().map(|error| {
+            Mistake::error(
+                error.span().unwrap_or(0..0),
+                format!("this is not TOML: {}", error.message()),
+            )
+        }));
+        let span = table.span();
+        Self {
+            span,
+            value: Value::Table(entries(table.into_inner(), mistakes)),
+            written: None,
+        }
+    }
+
+    pub fn table(&self) -> Option<&[(Key, Node)]> {
+        match &self.value {
+            Value::Table(entries) => Some(entries),
+            _ => None,
+        }
+    }
+
+    /// The key and the value of that name, where this is a table that has it.
+    pub fn entry(&self, name: &str) -> Option<(&Key, &Node)> {
+        self.table()?
+            .iter()
+            .find(|(key, _)| key.name == name)
+            .map(|(key, node)| (key, node))
+    }
+
+    /// What to point at for this path: the value, or the key of the last table on the way that is there.
+    pub fn locate(&self, path: &[&str]) -> Range<usize> {
+        let (mut node, mut span) = (self, self.span.clone());
+        for name in path {
+            let Some((key, value)) = node.entry(name) else {
+                return span;
+            };
+            span = match &value.value {
+                Value::Table(_) => key.span.clone(),
+                _ => value.span.clone(),
+            };
+            node = value;
+        }
+        span
+    }
+
+    /// Replaces `${VAR}` and `${VAR:-default}` in every string.
+    pub fn substitute(
+        &mut self,
+        text: &str,
+        environment: Environment<'_>,
+        mistakes: &mut Vec<Mistake>,
+    ) {
+        match &mut self.value {
+            Value::String(value) => match substituted(value, environment) {
+                Ok(None) => {}
+                Ok(Some(new)) => self.written = Some(std::mem::replace(value, new)),
+                Err(wrong) => {
+                    let written = text.get(self.span.clone()).unwrap_or_default();
+                    let span = match written.find(&wrong.what) {
+                        Some(at) => self.span.start + at..self.span.start + at + wrong.what.len(),
+                        None => self.span.clone(),
+                    };
+                    mistakes.push(Mistake::error(span, wrong.message).help(wrong.help));
+                    self.written = Some(value.clone());
+                }
+            },
+            Value::List(nodes) => {
+                for node in nodes {
+                    node.substitute(text, environment, mistakes);
+                }
+            }
+            Value::Table(entries) => {
+                for (_, node) in entries {
+                    node.substitute(text, environment, mistakes);
+                }
+            }
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+        }
+    }
+
+    /// Puts the content of the named file in the place of every `*_file` key of a secret.
+    pub fn read_secrets(&mut self, mistakes: &mut Vec<Mistake>) {
+        match &mut self.value {
+            Value::Table(entries) => {
+                for index in 0..entries.len() {
+                    let Some(secret) = secret_of(&entries[index].0.name) else {
+                        entries[index].1.read_secrets(mistakes);
+                        continue;
+                    };
+                    let span = entries[index].0.span.clone();
+                    if entries.iter().any(|(key, _)| key.name == secret) {
+                        mistakes.push(Mistake::error(
+                            span,
+                            format!("`{secret}` and `{secret}_file` exclude each other"),
+                        ));
+                    }
+                    let (key, node) = &mut entries[index];
+                    secret.clone_into(&mut key.name);
+                    node.read_secret(mistakes);
+                }
+            }
+            Value::List(nodes) => nodes
+                .iter_mut()
+                .for_each(|node| node.read_secrets(mistakes)),
+            _ => {}
+        }
+    }
+
+    fn read_secret(&mut self, mistakes: &mut Vec<Mistake>) {
+        let Value::String(path) = &mut self.value else {
+            mistakes.push(Mistake::error(
+                self.span.clone(),
+                "expected the path of a file that holds the secret",
+            ));
+            return;
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(content) => {
+                let secret = content.trim_end_matches(['\r', '\n']).to_owned();
+                self.written = Some(std::mem::replace(path, secret));
+            }
+            Err(cause) => {
+                let message = format!("the file {path:?} cannot be read: {cause}");
+                mistakes.push(Mistake::error(self.span.clone(), message));
+            }
+        }
+    }
+}
+
+/// `password` of `password_file`; `None` for every other key, such as `ca_file`.
+fn secret_of(key: &str) -> Option<&'static str> {
+    let stem = key.strip_suffix("_file")?;
+    SECRET_KEYS.into_iter().find(|secret| *secret == stem)
+}
+
+fn entries(table: DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Vec<(Key, Node)> {
+    let mut entries: Vec<_> = table
+        .into_iter()
+        .map(|(key, value)| {
+            let span = key.span();
+            let name = key.into_inner().into_owned();
+            (Key { name, span }, node(value, mistakes))
+        })
+        .collect();
+    // The parser sorts by name; the order of routes is their meaning.
+    entries.sort_by_key(|(key, _)| key.span.start);
+    entries
+}
+
+fn node(value: Spanned<DeValue<'_>>, mistakes: &mut Vec<Mistake>) -> Node {
+    let span = value.span();
+    let mut refuse = |what: &str| {
+        mistakes.push(Mistake::error(span.clone(), what));
+        Value::Integer(0)
+    };
+    let value = match value.into_inner() {
+        DeValue::String(text) => Value::String(text.into_owned()),
+        DeValue::Integer(digits) => i128::from_str_radix(digits.as_str(), digits.radix())
+            .map_or_else(|_| refuse("this number is too large"), Value::Integer),
+        DeValue::Float(digits) => digits
+            .as_str()
+            .parse()
+            .map_or_else(|_| refuse("this is not a number"), Value::Float),
+        DeValue::Boolean(value) => Value::Boolean(value),
+        DeValue::Datetime(at) => Value::Datetime(at.to_string()),
+        DeValue::Array(values) => {
+            Value::List(values.into_iter().map(|v| node(v, mistakes)).collect())
+        }
+        DeValue::Table(table) => Value::Table(entries(table, mistakes)),
+    };
+    Node {
+        span,
+        value,
+        written: None,
+    }
+}
+
+/// A substitution that cannot be made: the text at fault, and what to say.
+struct Wrong {
+    what: String,
+    message: String,
+    help: String,
+}
+
+/// `Ok(None)`: there is nothing to substitute. `$${` is left as it stands: it is a literal of an
+/// expression, or a quoted text of an SQL statement.
+fn substituted(text: &str, environment: Environment<'_>) -> Result<Option<String>, Wrong> {
+    let mut out = String::with_capacity(text.len());
+    let (mut rest, mut changed) = (text, false);
+    while let Some(at) = rest.find("${") {
+        if rest[..at].ends_with('$') {
+            out.push_str(&rest[..at + 2]);
+            rest = &rest[at + 2..];
+            continue;
+        }
+        out.push_str(&rest[..at]);
+        let Some(end) = rest[at..].find('}') else {
+            return Err(Wrong {
+                what: "${".to_owned(),
+                message: "this `${` is not closed by `}`".to_owned(),
+                help:
+                    "write `${VAR}` or `${VAR:-default}`, and `$${` for the characters themselves"
+                        .to_owned(),
+            });
+        };
+        let whole = &rest[at..=at + end];
+        let inner = &whole[2..whole.len() - 1];
+        let (name, default) = match inner.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inner, None),
+        };
+        let named = !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !named {
+            return Err(Wrong {
+                what: whole.to_owned(),
+                message: format!("`{name}` is no name of an environment variable"),
+                help: "write `${VAR}` or `${VAR:-default}`".to_owned(),
+            });
+        }
+        match (environment(name), default) {
+            (Some(value), None) => out.push_str(&value),
+            (Some(value), Some(_)) if !value.is_empty() => out.push_str(&value),
+            (_, Some(default)) => out.push_str(default),
+            (None, None) => {
+                return Err(Wrong {
+                    what: whole.to_owned(),
+                    message: format!("the environment variable {name} is not set"),
+                    help: format!("set it, or give a default: `${{{name}:-…}}`"),
+                });
+            }
+        }
+        changed = true;
+        rest = &rest[at + end + 1..];
+    }
+    out.push_str(rest);
+    Ok(changed.then_some(out))
+}
