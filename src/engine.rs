@@ -8,6 +8,7 @@ pub mod camunda_tables;
 pub mod sql;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -80,6 +81,8 @@ pub struct Confirmed {
     /// The epoch of the hand-over that this is about.
     pub epoch: i64,
     pub verdict: Verdict,
+    /// Since the hand-over, by the database's clock.
+    pub handed_ago: Duration,
 }
 
 /// The proof, or that there is none.

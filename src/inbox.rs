@@ -239,7 +239,6 @@ pub struct NewRow {
     pub sent_at: Option<i64>,
     pub target: Target,
     pub order: Option<OrderKey>,
-    /// 1 when it is handed in this transaction, else 0.
     pub epoch: i64,
     pub attempts: i32,
     pub state: State,
@@ -259,6 +258,8 @@ pub struct UniqueKey {
 pub struct Target {
     pub message_name: Option<String>,
     pub business_key: Option<String>,
+    /// The engine's wake join finds the row by these two as soon as somebody waits for it.
+    pub announced: bool,
 }
 
 /// Messages of one order key are handed over one after the other.
@@ -306,7 +307,7 @@ pub struct Change {
     pub from: StateName,
     /// The epoch that the row must still have.
     pub epoch: i64,
-    /// The epoch that it gets: one more for every hand-over.
+    /// The epoch that it gets: one more, so that whoever looked at it before changes nothing.
     pub new_epoch: i64,
     /// Added to the attempts that the row used.
     pub attempts_used: i32,

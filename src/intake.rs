@@ -34,7 +34,7 @@ use crate::metrics::{self, MessageOutcome};
 use crate::route::{Route, Routes};
 use crate::units::{Size, Span};
 
-use batch::{Fate, Item, Plan};
+use batch::{FIRST_EPOCH, Fate, Item, Plan};
 use verdict::{Past, verdict, wait};
 
 /// `[intake]`: the limits of a batch. There is no timer: a batch is what arrived while the last one committed.
@@ -177,7 +177,7 @@ impl<I: Inbox> Intake<I> {
             let Some(route) = item.and_then(Item::route) else {
                 continue;
             };
-            let state = self.turn_to_waiting(tx, route, &missed, 1).await?;
+            let state = self.turn_to_waiting(tx, route, &missed, FIRST_EPOCH).await?;
             fates.insert(missed.row, Fate::Stored(state));
         }
         crash_point!("handed");
@@ -190,10 +190,7 @@ impl<I: Inbox> Intake<I> {
     fn first_state(&self, item: &Item, looked: &Looked<'_, I::Tx>) -> State {
         match (looked.outcomes.get(&item.row), item.route()) {
             (Some(outcome), Some(route)) => {
-                let announced = item
-                    .message()
-                    .is_some_and(|message| self.announced(route, message));
-                verdict(route, outcome, Past::default(), announced).state
+                verdict(route, outcome, Past::default(), item.announced).state
             }
             _ => item.unasked_state(),
         }
@@ -299,7 +296,7 @@ impl<I: Inbox> Intake<I> {
             id: missed.row,
             from: missed.from,
             epoch,
-            new_epoch: epoch,
+            new_epoch: epoch + 1,
             attempts_used: verdict.attempts_used,
             target: None,
             state: verdict.state.clone(),

@@ -1,8 +1,208 @@
-//! Engine tables.
+//! Engines of the Camunda 7 family, by rows in their own tables: Operaton, Camunda 7.18–7.24, CIB seven.
+//!
+//! The engine's tables share the inbox's database, so that inbox row and engine rows commit together.
+//! What is written are shapes that the engine has itself (docs of each module):
+//!
+//! | Variant | For | Row that the engine's job executor runs |
+//! |---|---|---|
+//! | C | a catcher that can hold one token only | `correlate-message` job: a real correlation, with variables, history and receipt |
+//! | B | one chosen subscription among several, no payload | `event` job by the subscription's id |
+//! | S1 | a start | the instance's row and its `async-continuation` / `process-start` job |
+//!
+//! Owns the tables `pending` and `pending_start` (which subscription or start is claimed by which row),
+//! and never touches the inbox's. Knows no broker. Invariant: nothing that exists in the engine's tables
+//! is changed, but for the revision of a subscription that variant B claims.
+
+mod claim;
+mod confirm;
+mod correlation;
+mod definitions;
+mod look;
+pub mod model;
+mod schema;
+mod start;
+mod tables;
+mod variables;
+mod wake;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sqlx::{Postgres, Transaction};
 
-/// `[engines.NAME.camunda_tables]`.
+use super::{Ask, Confirmed, Engine, EngineState, Matched};
+use crate::inbox::{DbError, RowId};
+use crate::message::{Action, Message, Undecodable};
+use crate::source::Finding;
+
+use definitions::Definitions;
+use schema::EngineSchema;
+use tables::Tables;
+
+/// The inbox's transaction.
+pub type Tx = Transaction<'static, Postgres>;
+
+/// `[engines.NAME.camunda_tables]`: an engine whose tables are in the inbox's database.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CamundaTablesConfig {}
+pub struct CamundaTablesConfig {
+    /// The schema of the engine's tables.
+    #[serde(default = "default_schema")]
+    pub schema: String,
+    /// The engine's `databaseTablePrefix`, without a schema.
+    #[serde(default)]
+    pub table_prefix: String,
+    /// How many of our own jobs may be unfinished before further messages wait in the inbox.
+    #[serde(default = "default_max_backlog")]
+    pub max_backlog: u32,
+    /// What to do when a job is gone and the engine's history is too small to prove its effect.
+    pub unproven: Option<Unproven>,
+    /// The zone of the engine's JVM, such as `Europe/Berlin`. Default: read from the engine's metrics
+    /// table, else UTC. Only times in histories depend on it.
+    pub time_zone: Option<String>,
+    /// `RETRIES_` of a job.
+    #[serde(default = "default_retries")]
+    pub retries: u16,
+}
+
+/// What an unprovable correlation counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unproven {
+    /// A job that is gone is taken to have had its effect. Not a promise any more: an instance that ended
+    /// or was cancelled in between looks the same.
+    AssumeDone,
+}
+
+fn default_schema() -> String {
+    "public".to_owned()
+}
+fn default_max_backlog() -> u32 {
+    5000
+}
+fn default_retries() -> u16 {
+    3
+}
+
+/// One engine.
+pub struct CamundaTables {
+    name: String,
+    config: CamundaTablesConfig,
+    tables: Tables,
+    /// What is read from the database once, and again after an upgrade of the engine.
+    schema: std::sync::Mutex<Option<Arc<EngineSchema>>>,
+    definitions: Definitions,
+    /// Our own runnable unfinished jobs: counted by refresh, raised by every hand-over in between.
+    backlog: AtomicI64,
+}
+
+impl CamundaTables {
+    /// `inbox_schema`: where our own tables are. Both schemas and the prefix must be validated identifiers.
+    pub fn new(name: &str, config: CamundaTablesConfig, inbox_schema: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            tables: Tables::new(&config.schema, &config.table_prefix, inbox_schema),
+            config,
+            schema: std::sync::Mutex::new(None),
+            definitions: Definitions::default(),
+            backlog: AtomicI64::new(0),
+        }
+    }
+
+    /// What the engine's schema is, read once.
+    async fn schema(&self, tx: &mut Tx) -> Result<Arc<EngineSchema>, DbError> {
+        let known = self.known_schema();
+        if let Some(schema) = known {
+            return Ok(schema);
+        }
+        let schema = Arc::new(EngineSchema::read(tx, &self.tables, &self.config).await?);
+        *self
+            .schema
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&schema));
+        Ok(schema)
+    }
+
+    fn known_schema(&self) -> Option<Arc<EngineSchema>> {
+        self.schema
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    /// How many more jobs the backlog may hold.
+    fn backlog_room(&self) -> i64 {
+        (i64::from(self.config.max_backlog) - self.backlog.load(Ordering::Relaxed)).max(0)
+    }
+}
+
+#[async_trait]
+impl Engine<Tx> for CamundaTables {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fits(&self, message: &Message) -> Result<(), Undecodable> {
+        variables::fits(message)
+    }
+
+    /// The wake join knows a message by its name and business key; nothing else.
+    fn announces(&self, message: &Message) -> bool {
+        match &message.action {
+            Action::Correlate(correlation) => {
+                correlation.business_key.is_some()
+                    && correlation.correlation_keys.is_empty()
+                    && correlation.process_instance_id.is_none()
+                    && correlation.tenant == crate::message::Tenant::Any
+            }
+            Action::Start(_) | Action::Apply(_) => false,
+        }
+    }
+
+    async fn look<'a>(
+        &'a self,
+        tx: &mut Tx,
+        asks: &[Ask<'a>],
+    ) -> Result<Box<dyn Matched<Tx> + 'a>, DbError> {
+        Ok(Box::new(look::look(self, tx, asks).await?))
+    }
+
+    async fn wake(&self, tx: &mut Tx, limit: i64) -> Result<Vec<RowId>, DbError> {
+        let limit = limit.min(self.backlog_room());
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        wake::wake(tx, &self.tables, &self.name, limit).await
+    }
+
+    async fn confirm(&self, tx: &mut Tx, limit: i64) -> Result<Vec<Confirmed>, DbError> {
+        let schema = self.schema(tx).await?;
+        let assume_done = self.config.unproven == Some(Unproven::AssumeDone);
+        confirm::confirm(
+            tx,
+            &self.tables,
+            &self.name,
+            &schema,
+            assume_done,
+            limit,
+        )
+        .await
+    }
+
+    async fn refresh(&self, tx: &mut Tx) -> Result<EngineState, DbError> {
+        self.definitions.refresh(tx, &self.tables).await?;
+        let state = wake::backlog(tx, &self.tables, &self.name).await?;
+        let runnable = i64::try_from(state.backlog).unwrap_or(i64::MAX);
+        self.backlog.store(runnable, Ordering::Relaxed);
+        Ok(state)
+    }
+
+    async fn inspect(&self, tx: &mut Tx) -> Result<Vec<Finding>, DbError> {
+        let schema = EngineSchema::read(tx, &self.tables, &self.config).await?;
+        self.definitions.refresh(tx, &self.tables).await?;
+        Ok(schema.findings(&self.name, &self.config))
+    }
+}

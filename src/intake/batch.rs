@@ -23,6 +23,9 @@ use super::verdict::{Past, wait};
 /// The scope of what could not be decoded begins with this, which no configured scope may.
 pub(super) const UNDECODED: char = '!';
 
+/// The epoch of a row that has just been born; every change of a row raises it.
+pub(super) const FIRST_EPOCH: i64 = 1;
+
 /// One delivery on its way into the inbox.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
@@ -35,6 +38,8 @@ pub(super) struct Item {
     pub key: UniqueKey,
     /// The key as people know it.
     pub dedup_key: String,
+    /// The engine's wake finds it as soon as somebody waits for it.
+    pub announced: bool,
     pub decoded: Decoded,
 }
 
@@ -103,6 +108,12 @@ impl Item {
                 }
             }
         };
+        let announced = match &decoded {
+            Decoded::Message { route, message } => engines
+                .get(&route.engine)
+                .is_some_and(|engine| engine.announces(message)),
+            Decoded::Refused { .. } | Decoded::Dead { .. } => false,
+        };
         let payload_hash = Hash::of(&[&payload]);
         let (key, dedup_key) = match &decoded {
             Decoded::Message { route, message } | Decoded::Refused { route, message, .. } => (
@@ -124,6 +135,7 @@ impl Item {
             redelivered,
             key,
             dedup_key,
+            announced,
             decoded,
         })
     }
@@ -160,7 +172,7 @@ impl Item {
         match &self.decoded {
             Decoded::Message { route, message } => Some((
                 route.engine.as_str(),
-                ask(route, message, self.row, 1, &self.key),
+                ask(route, message, self.row, FIRST_EPOCH, &self.key),
             )),
             Decoded::Refused { .. } | Decoded::Dead { .. } => None,
         }
@@ -184,7 +196,6 @@ impl Item {
     }
 
     pub fn new_row(&self, state: State) -> NewRow {
-        let handed = matches!(state, State::Handed | State::Done { .. });
         NewRow {
             id: self.row,
             source: self.source.to_string(),
@@ -197,9 +208,12 @@ impl Item {
             envelope: self.envelope.to_json(),
             coordinates: self.envelope.coordinates(),
             sent_at: self.envelope.timestamp,
-            target: self.message().map(target).unwrap_or_default(),
+            target: self
+                .message()
+                .map(|message| target(message, self.announced))
+                .unwrap_or_default(),
             order: self.order(),
-            epoch: i64::from(handed),
+            epoch: FIRST_EPOCH,
             attempts: i32::from(matches!(self.decoded, Decoded::Refused { .. })),
             state,
         }
@@ -270,23 +284,22 @@ pub(super) fn ask<'a>(
 }
 
 /// What wakes a row of this message.
-pub(super) fn target(message: &Message) -> Target {
-    match &message.action {
-        Action::Correlate(correlation) => Target {
-            message_name: Some(correlation.message_name.clone()),
-            business_key: correlation.business_key.clone(),
+pub(super) fn target(message: &Message, announced: bool) -> Target {
+    let (message_name, business_key) = match &message.action {
+        Action::Correlate(correlation) => (
+            Some(correlation.message_name.clone()),
+            correlation.business_key.clone(),
+        ),
+        Action::Start(start) => match &start.by {
+            StartBy::Message(name) => (Some(name.clone()), start.business_key.clone()),
+            StartBy::DefinitionKey(_) => (None, start.business_key.clone()),
         },
-        Action::Start(start) => Target {
-            message_name: match &start.by {
-                StartBy::Message(name) => Some(name.clone()),
-                StartBy::DefinitionKey(_) => None,
-            },
-            business_key: start.business_key.clone(),
-        },
-        Action::Apply(apply) => Target {
-            message_name: None,
-            business_key: apply.business_key.clone(),
-        },
+        Action::Apply(apply) => (None, apply.business_key.clone()),
+    };
+    Target {
+        message_name,
+        business_key,
+        announced,
     }
 }
 
@@ -404,7 +417,7 @@ pub(super) fn revival(item: &Item, existing: &Existing) -> Option<Change> {
         id: existing.id,
         from: StateName::Dead,
         epoch: existing.epoch,
-        new_epoch: existing.epoch,
+        new_epoch: existing.epoch + 1,
         attempts_used: 0,
         target: None,
         state: State::Waiting {

@@ -107,7 +107,7 @@ impl<I: Inbox> Intake<I> {
                 }),
                 (None, None) => self.accept_anew(&mut tx, drive).await?,
             };
-            changes.push(drive.change(verdict));
+            changes.push(drive.change(verdict, |route, message| self.announced(route, message)));
         }
         let changed: HashSet<RowId> = self
             .inbox
@@ -290,13 +290,13 @@ impl Drive {
         }
     }
 
-    fn change(&self, verdict: Verdict) -> Change {
-        let handed = matches!(verdict.state, State::Handed | State::Done { .. });
+    fn change(&self, verdict: Verdict, announced: impl Fn(&Route, &Message) -> bool) -> Change {
         let target = match &self.decoded {
             // Columns that the database refused must not be written again.
             _ if matches!(verdict.state, State::Dead { .. }) => None,
             Redecoded::Message { route, message } => {
-                Some((Some(route.engine.clone()), batch::target(message)))
+                let target = batch::target(message, announced(route, message));
+                Some((Some(route.engine.clone()), target))
             }
             Redecoded::Anew(_) | Redecoded::Dead(_) => None,
         };
@@ -304,7 +304,7 @@ impl Drive {
             id: self.row.id,
             from: StateName::Waiting,
             epoch: self.row.epoch,
-            new_epoch: self.row.epoch + i64::from(handed),
+            new_epoch: self.row.epoch + 1,
             attempts_used: verdict.attempts_used,
             target,
             state: verdict.state,

@@ -1,0 +1,491 @@
+//! What kind of schema the engine has: columns, history level, clock. Read, never guessed from a version.
+//!
+//! Every column that releases added to these tables is nullable, so that a row without it is valid on
+//! every version; it is filled where it exists. A column that must have a value and that nobody here
+//! knows refuses the engine at start: writing around it would be guessing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::Row;
+
+use super::tables::Tables;
+use super::{CamundaTablesConfig, Tx, Unproven};
+use crate::inbox::DbError;
+use crate::source::Finding;
+
+/// The tables that are written, each with the columns that every release has.
+const WRITTEN: [(&str, &[&str]); 8] = [
+    (
+        "act_ru_job",
+        &[
+            "id_",
+            "rev_",
+            "type_",
+            "exclusive_",
+            "execution_id_",
+            "process_instance_id_",
+            "process_def_id_",
+            "process_def_key_",
+            "retries_",
+            "duedate_",
+            "handler_type_",
+            "handler_cfg_",
+            "deployment_id_",
+            "suspension_state_",
+            "job_def_id_",
+            "priority_",
+            "sequence_counter_",
+            "tenant_id_",
+            "create_time_",
+        ],
+    ),
+    (
+        "act_ge_bytearray",
+        &[
+            "id_",
+            "rev_",
+            "name_",
+            "bytes_",
+            "type_",
+            "create_time_",
+            "root_proc_inst_id_",
+        ],
+    ),
+    (
+        "act_ru_variable",
+        &[
+            "id_",
+            "rev_",
+            "type_",
+            "name_",
+            "execution_id_",
+            "proc_inst_id_",
+            "proc_def_id_",
+            "bytearray_id_",
+            "double_",
+            "long_",
+            "text_",
+            "text2_",
+            "var_scope_",
+            "sequence_counter_",
+            "is_concurrent_local_",
+            "tenant_id_",
+        ],
+    ),
+    (
+        "act_ru_execution",
+        &[
+            "id_",
+            "rev_",
+            "root_proc_inst_id_",
+            "proc_inst_id_",
+            "business_key_",
+            "proc_def_id_",
+            "act_id_",
+            "is_active_",
+            "is_concurrent_",
+            "is_scope_",
+            "is_event_scope_",
+            "suspension_state_",
+            "cached_ent_state_",
+            "sequence_counter_",
+            "tenant_id_",
+        ],
+    ),
+    (
+        "act_hi_procinst",
+        &[
+            "id_",
+            "proc_inst_id_",
+            "root_proc_inst_id_",
+            "business_key_",
+            "proc_def_key_",
+            "proc_def_id_",
+            "start_time_",
+            "start_act_id_",
+            "state_",
+            "tenant_id_",
+        ],
+    ),
+    (
+        "act_hi_varinst",
+        &[
+            "id_",
+            "proc_def_key_",
+            "proc_def_id_",
+            "root_proc_inst_id_",
+            "proc_inst_id_",
+            "execution_id_",
+            "act_inst_id_",
+            "tenant_id_",
+            "name_",
+            "var_type_",
+            "rev_",
+            "create_time_",
+            "bytearray_id_",
+            "double_",
+            "long_",
+            "text_",
+            "text2_",
+            "state_",
+        ],
+    ),
+    (
+        "act_hi_detail",
+        &[
+            "id_",
+            "type_",
+            "proc_def_key_",
+            "proc_def_id_",
+            "root_proc_inst_id_",
+            "proc_inst_id_",
+            "execution_id_",
+            "act_inst_id_",
+            "var_inst_id_",
+            "tenant_id_",
+            "name_",
+            "var_type_",
+            "rev_",
+            "time_",
+            "bytearray_id_",
+            "double_",
+            "long_",
+            "text_",
+            "text2_",
+            "sequence_counter_",
+            "initial_",
+        ],
+    ),
+    (
+        "act_hi_job_log",
+        &[
+            "id_",
+            "timestamp_",
+            "job_id_",
+            "job_duedate_",
+            "job_retries_",
+            "job_priority_",
+            "job_state_",
+            "job_def_id_",
+            "job_def_type_",
+            "job_def_configuration_",
+            "act_id_",
+            "execution_id_",
+            "root_proc_inst_id_",
+            "process_instance_id_",
+            "process_def_id_",
+            "process_def_key_",
+            "deployment_id_",
+            "sequence_counter_",
+            "tenant_id_",
+            "hostname_",
+        ],
+    ),
+];
+
+/// The engine's history level, by the number in `ACT_GE_PROPERTY`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum History {
+    None,
+    Activity,
+    Audit,
+    Full,
+    /// A level of the user's own: it may keep anything or nothing.
+    Custom,
+}
+
+impl History {
+    fn from_property(value: Option<&str>) -> Self {
+        match value {
+            Some("0") => Self::None,
+            Some("1") => Self::Activity,
+            Some("2") => Self::Audit,
+            Some("3") => Self::Full,
+            _ => Self::Custom,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Activity => "activity",
+            Self::Audit => "audit",
+            Self::Full => "full",
+            Self::Custom => "custom",
+        }
+    }
+
+    /// Whether a receipt outlives the instance, so that a correlation can always be proven.
+    pub fn proves(self) -> bool {
+        matches!(self, Self::Audit | Self::Full)
+    }
+
+    pub fn keeps_instances(self) -> bool {
+        self != Self::None
+    }
+
+    pub fn keeps_variables(self) -> bool {
+        matches!(self, Self::Audit | Self::Full | Self::Custom)
+    }
+
+    pub fn keeps_details(self) -> bool {
+        self == Self::Full
+    }
+}
+
+/// What was read from one engine's database.
+#[derive(Debug, Clone)]
+pub(super) struct EngineSchema {
+    pub history: History,
+    /// `ACT_RU_JOB.ROOT_PROC_INST_ID_` exists (Camunda 7.21, every Operaton).
+    pub job_has_root: bool,
+    /// `ACT_RU_EXECUTION.PROC_DEF_KEY_` exists (Camunda 7.23, every Operaton).
+    pub execution_has_key: bool,
+    /// Added to UTC to get the engine's wall clock, in seconds; only histories depend on it.
+    pub clock_offset: f64,
+    version: Option<String>,
+    /// What keeps the engine from being used, for people.
+    refusals: Vec<String>,
+}
+
+impl EngineSchema {
+    pub async fn read(
+        tx: &mut Tx,
+        tables: &Tables,
+        config: &CamundaTablesConfig,
+    ) -> Result<Self, DbError> {
+        let columns = columns(tx, tables).await?;
+        let mut refusals = refusals(&columns, tables);
+        let has = |table: &str, column: &str| {
+            columns
+                .get(table)
+                .is_some_and(|columns| columns.contains_key(column))
+        };
+        let mut schema = Self {
+            history: History::Custom,
+            job_has_root: has("act_ru_job", "root_proc_inst_id_"),
+            execution_has_key: has("act_ru_execution", "proc_def_key_"),
+            clock_offset: 0.0,
+            version: None,
+            refusals: Vec::new(),
+        };
+        if refusals.is_empty() {
+            let history: Option<String> = sqlx::query_scalar(tables.sql(
+                "/* camunda_tables.history */ SELECT value_ FROM {e}act_ge_property WHERE name_ = 'historyLevel'",
+            ))
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(DbError::of("engine history level"))?
+            .flatten();
+            schema.history = History::from_property(history.as_deref());
+            schema.clock_offset = clock_offset(tx, tables, config).await?;
+            schema.version = version(tx, tables, &columns).await?;
+            if !schema.history.proves() && config.unproven.is_none() {
+                refusals.push(format!(
+                    "its history level is {:?}: a correlation cannot be proven once its instance has ended. \
+                     Set the engine's history level to audit or full, or accept it in plain sight with \
+                     unproven = \"assume_done\"",
+                    schema.history.as_str()
+                ));
+            }
+        }
+        schema.refusals = refusals;
+        Ok(schema)
+    }
+
+    /// What an operator should know; an error keeps the daemon from starting.
+    pub fn findings(&self, name: &str, config: &CamundaTablesConfig) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = self
+            .refusals
+            .iter()
+            .map(|refusal| Finding::error(format!("engine {name}: {refusal}")))
+            .collect();
+        if !findings.is_empty() {
+            return findings;
+        }
+        let version = self.version.as_deref().unwrap_or("unknown");
+        findings.push(Finding::info(format!(
+            "engine {name}: schema version {version}, history level {}, clock UTC{:+} s",
+            self.history.as_str(),
+            self.clock_offset
+        )));
+        if self.history == History::Audit {
+            findings.push(Finding::info(format!(
+                "engine {name}: at history level audit every message leaves a variable with a name of its own in its instance"
+            )));
+        }
+        if config.unproven == Some(Unproven::AssumeDone) && !self.history.proves() {
+            findings.push(Finding::warning(format!(
+                "engine {name}: unproven = \"assume_done\": a correlation whose instance has ended counts as done without proof"
+            )));
+        }
+        findings.push(Finding::info(format!(
+            "engine {name}: one instance takes one message per catcher and acquisition round; an idle job \
+             executor with default settings looks every 60 s (recommended: wait-time-in-millis 500, max-wait 1000)"
+        )));
+        findings
+    }
+}
+
+/// Columns by table: name, and whether a value must be given.
+type Columns = BTreeMap<String, BTreeMap<String, bool>>;
+
+async fn columns(tx: &mut Tx, tables: &Tables) -> Result<Columns, DbError> {
+    let names: Vec<String> = WRITTEN
+        .iter()
+        .map(|(table, _)| *table)
+        .chain([
+            "act_ru_meter_log",
+            "act_ge_schema_log",
+            "act_ru_event_subscr",
+        ])
+        .map(|table| format!("{}{table}", tables.prefix))
+        .collect();
+    let rows = sqlx::query(
+        "/* camunda_tables.columns */
+         SELECT lower(c.relname) AS name, lower(a.attname) AS attribute,
+                a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required
+           FROM pg_catalog.pg_class c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+          WHERE n.nspname = $1 AND lower(c.relname) = ANY($2)
+            AND a.attnum > 0 AND NOT a.attisdropped",
+    )
+    .bind(&tables.engine_schema)
+    .bind(&names)
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(DbError::of("engine columns"))?;
+    let mut columns = Columns::new();
+    for row in rows {
+        let table: String = row.get("name");
+        let table = table.strip_prefix(&tables.prefix).unwrap_or(&table);
+        columns
+            .entry(table.to_owned())
+            .or_default()
+            .insert(row.get("attribute"), row.get("required"));
+    }
+    Ok(columns)
+}
+
+fn refusals(columns: &Columns, tables: &Tables) -> Vec<String> {
+    let mut refusals = Vec::new();
+    for (table, known) in WRITTEN {
+        let Some(found) = columns.get(table) else {
+            refusals.push(format!(
+                "there is no table {}{table} in schema {:?} (is `schema` or `table_prefix` right, and has the engine created its tables?)",
+                tables.prefix, tables.engine_schema
+            ));
+            continue;
+        };
+        let missing: Vec<_> = known
+            .iter()
+            .filter(|column| !found.contains_key(**column))
+            .collect();
+        if !missing.is_empty() {
+            refusals.push(format!(
+                "table {table} lacks the columns {missing:?}: older than Camunda 7.18?"
+            ));
+        }
+        let known: BTreeSet<&str> = known.iter().copied().collect();
+        let required: Vec<_> = found
+            .iter()
+            .filter(|(column, required)| **required && !known.contains(column.as_str()))
+            .map(|(column, _)| column)
+            .collect();
+        if !required.is_empty() {
+            refusals.push(format!(
+                "table {table} has the required columns {required:?}, which this version of Sluice does not know"
+            ));
+        }
+    }
+    refusals
+}
+
+/// The engine's wall clock, as it wrote it beside the epoch; or the configured zone.
+async fn clock_offset(
+    tx: &mut Tx,
+    tables: &Tables,
+    config: &CamundaTablesConfig,
+) -> Result<f64, DbError> {
+    if let Some(zone) = &config.time_zone {
+        return sqlx::query_scalar(
+            "/* camunda_tables.zone */
+             SELECT extract(epoch FROM (clock_timestamp() AT TIME ZONE $1)
+                                     - (clock_timestamp() AT TIME ZONE 'UTC'))::float8",
+        )
+        .bind(zone)
+        .fetch_one(&mut **tx)
+        .await
+        .map(|offset: f64| offset.round())
+        .map_err(DbError::of("engine time zone"));
+    }
+    let offset: Option<f64> = sqlx::query_scalar(tables.sql(
+        "/* camunda_tables.clock */
+         SELECT extract(epoch FROM timestamp_
+                - (to_timestamp(milliseconds_ / 1000.0) AT TIME ZONE 'UTC'))::float8
+           FROM {e}act_ru_meter_log
+          WHERE milliseconds_ IS NOT NULL
+          ORDER BY milliseconds_ DESC LIMIT 1",
+    ))
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(DbError::of("engine clock"))?
+    .flatten();
+    // Zones are whole quarters of an hour.
+    Ok((offset.unwrap_or(0.0) / 900.0).round() * 900.0)
+}
+
+async fn version(
+    tx: &mut Tx,
+    tables: &Tables,
+    columns: &Columns,
+) -> Result<Option<String>, DbError> {
+    if !columns.contains_key("act_ge_schema_log") {
+        return Ok(None);
+    }
+    sqlx::query_scalar(tables.sql(
+        "/* camunda_tables.version */
+         SELECT version_ FROM {e}act_ge_schema_log ORDER BY timestamp_ DESC, id_ DESC LIMIT 1",
+    ))
+    .fetch_optional(&mut **tx)
+    .await
+    .map(Option::flatten)
+    .map_err(DbError::of("engine version"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Columns {
+        WRITTEN
+            .iter()
+            .map(|(table, columns)| {
+                let columns = columns.iter().map(|c| ((*c).to_owned(), false)).collect();
+                ((*table).to_owned(), columns)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_unknown_required_column_refuses_and_an_optional_one_does_not() {
+        let tables = Tables::new("public", "", "sluice");
+        let mut columns = known();
+        assert_eq!(refusals(&columns, &tables), Vec::<String>::new());
+        let job = columns.get_mut("act_ru_job").expect("written");
+        job.insert("new_".into(), false);
+        assert_eq!(refusals(&columns, &tables), Vec::<String>::new());
+        let job = columns.get_mut("act_ru_job").expect("written");
+        job.insert("must_".into(), true);
+        assert!(refusals(&columns, &tables)[0].contains("must_"));
+    }
+
+    #[test]
+    fn a_missing_table_names_what_to_check() {
+        let tables = Tables::new("public", "cam_", "sluice");
+        let mut columns = known();
+        columns.remove("act_hi_detail");
+        assert!(refusals(&columns, &tables)[0].contains("cam_act_hi_detail"));
+    }
+}
