@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod sqlite;
 
 mod error;
+mod text;
 
 pub use error::{Class, DbError};
 
@@ -174,9 +175,12 @@ pub enum StateName {
     Handed,
     Done,
     Dead,
+    /// A state that only a newer version of Sluice knows; its rows are counted and left alone.
+    Other,
 }
 
 impl StateName {
+    /// Those that this version writes.
     pub const ALL: [Self; 4] = [Self::Waiting, Self::Handed, Self::Done, Self::Dead];
 
     pub fn as_str(self) -> &'static str {
@@ -185,7 +189,16 @@ impl StateName {
             Self::Handed => "handed",
             Self::Done => "done",
             Self::Dead => "dead",
+            Self::Other => "other",
         }
+    }
+
+    /// The state of a stored row.
+    pub fn parse(word: &str) -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == word)
+            .unwrap_or(Self::Other)
     }
 }
 
@@ -311,7 +324,8 @@ pub struct Change {
     pub new_epoch: i64,
     /// Added to the attempts that the row used.
     pub attempts_used: i32,
-    /// Written again on every drive, because the mapping may have been mended.
+    /// The engine and what wakes the row; written again on every drive, because the mapping may have
+    /// been mended.
     pub target: Option<(Option<String>, Target)>,
     pub state: State,
 }
@@ -319,14 +333,15 @@ pub struct Change {
 /// Which waiting rows to take.
 #[derive(Debug, Clone)]
 pub enum Take<'a> {
-    /// Whose due time has come, of these routes, the oldest first; an ordered row only when it is its key's head.
+    /// Whose due time has come, of these routes or of none, the oldest first; an ordered row only when it
+    /// is its key's head.
     Due {
         routes: &'a [String],
         limit: i64,
-        /// Payload bytes after which no further row is taken.
+        /// Bytes of payloads and envelopes after which no further row is taken.
         bytes: i64,
     },
-    /// These, if they still wait and nobody else holds them.
+    /// These, if they still wait, are not behind another of their order key, and nobody else holds them.
     Rows(&'a [RowId]),
 }
 

@@ -1,1 +1,302 @@
-//! `PostgreSQL`.
+//! The inbox on PostgreSQL.
+//!
+//! Owns the pool, the transaction's session limits and every statement on our own tables; the
+//! statements of accepting stand in [`accept`], of driving in [`drive`], of operating in [`operate`],
+//! the migrations in [`schema`]. Knows no broker and no engine, but lends its transaction to engines.
+//! Invariant: every write runs in a transaction of [`PostgresInbox::begin`], so that a session limit
+//! stands behind every lock, and so that a session which a cancelled begin left open is ended.
+
+mod accept;
+mod drive;
+mod operate;
+mod schema;
+mod statement;
+
+use std::future::Future;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, Postgres};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _, SqlStr};
+use uuid::Uuid;
+
+use self::statement::Schema;
+use super::{
+    Change, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node, NodeIdentity,
+    OrderKey, Purged, Retention, RowId, RowView, SchemaStatus, StoredRow, Take, UniqueKey,
+};
+use crate::source::Finding;
+
+/// A transaction, which the engines in this database share.
+pub type Tx = sqlx::Transaction<'static, Postgres>;
+
+/// How long a connection may take to be had: from the pool, or newly made.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that lay in the pool for longer is asked whether it still lives.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// How much longer than the server's own limit this side waits for a statement's answer.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The inbox on PostgreSQL; cheap to clone.
+#[derive(Clone)]
+pub struct PostgresInbox {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: PgPool,
+    schema: Schema,
+    begin: SqlStr,
+    /// The client's own limit for one statement.
+    patience: Duration,
+    accept: accept::Statements,
+    drive: drive::Statements,
+    operate: operate::Statements,
+    state: schema::Statements,
+}
+
+impl PostgresInbox {
+    /// Makes the pool; no server needs to live yet.
+    ///
+    /// `application_name` is what `pg_stat_activity` shows.
+    ///
+    /// # Errors
+    /// An URL that cannot be read, a schema that is not an identifier.
+    pub fn connect(config: &InboxConfig, application_name: &str) -> Result<Self, DbError> {
+        let schema = Schema::new(&config.schema).map_err(DbError::of("inbox.schema"))?;
+        // No extra_float_digits: a pooler would refuse it as a start-up parameter.
+        let options = PgConnectOptions::from_str(config.url.expose_secret())
+            .map_err(DbError::of("inbox.url"))?
+            .extra_float_digits(None)
+            .application_name(application_name);
+        let inner = Inner {
+            pool: pool_options(config.connections).connect_lazy_with(options),
+            begin: begin_statement(config),
+            patience: config.statement_timeout.0 + GRACE,
+            accept: accept::Statements::new(&schema),
+            drive: drive::Statements::new(&schema),
+            operate: operate::Statements::new(&schema),
+            state: schema::Statements::new(&schema),
+            schema,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The pool, for whoever needs a session of its own and for its gauges.
+    pub fn pool(&self) -> &PgPool {
+        &self.inner.pool
+    }
+
+    /// The schema of our own tables as it stands in SQL, quoted.
+    pub fn schema(&self) -> &str {
+        self.inner.schema.quoted()
+    }
+
+    /// Every statement on our own tables, for the test that prepares each against the live schema.
+    pub fn statements(&self) -> Vec<SqlStr> {
+        let inner = &self.inner;
+        [
+            inner.accept.all(),
+            inner.drive.all(),
+            inner.operate.all(),
+            inner.state.all(),
+        ]
+        .concat()
+    }
+
+    /// Waits for one statement a little longer than the server would let it run.
+    ///
+    /// The server's own limit ends what is slow; this one ends what will never answer, because the
+    /// machine vanished without closing its sockets.
+    async fn within<T>(
+        &self,
+        step: &'static str,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, DbError> {
+        let answer = tokio::time::timeout(self.inner.patience, work).await;
+        answer
+            .unwrap_or_else(|_| Err(no_answer()))
+            .map_err(DbError::of(step))
+    }
+}
+
+fn no_answer() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(
+        std::io::ErrorKind::TimedOut,
+        "the database did not answer",
+    ))
+}
+
+fn pool_options(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A question before every use would double the round trips of a short transaction.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > TRUSTED_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        // The server shall notice that this machine vanished; sqlx has no way to ask the kernel here.
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                connection
+                    .execute(
+                        "/* inbox.keepalive */ SET tcp_keepalives_idle = 10; \
+                         SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
+                         SET tcp_user_timeout = 20000",
+                    )
+                    .await?;
+                Ok(())
+            })
+        })
+        // Without a limit a connection to a machine that vanished would keep its place for ever.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                match tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await {
+                    Ok(answer) => answer.map(|()| true),
+                    Err(_) => Err(no_answer()),
+                }
+            })
+        })
+}
+
+/// One round trip begins and sets the limits; LOCAL, so that a pooler between does not matter.
+///
+/// Plans are made anew for each execution: a plan that was made while the table was empty would read
+/// all of it for every batch, until the next ANALYZE.
+fn begin_statement(config: &InboxConfig) -> SqlStr {
+    AssertSqlSafe(format!(
+        "/* inbox.begin */ BEGIN ISOLATION LEVEL READ COMMITTED; \
+         SET LOCAL idle_in_transaction_session_timeout = {}; \
+         SET LOCAL lock_timeout = {}; \
+         SET LOCAL statement_timeout = {}; \
+         SET LOCAL synchronous_commit = {}; \
+         SET LOCAL plan_cache_mode = force_custom_plan",
+        config.idle_in_transaction_timeout.as_ms(),
+        config.lock_timeout.as_ms(),
+        config.statement_timeout.as_ms(),
+        config.synchronous_commit.as_sql(),
+    ))
+    .into_sql_str()
+}
+
+impl Inbox for PostgresInbox {
+    type Tx = Tx;
+
+    async fn begin(&self) -> Result<Tx, DbError> {
+        self.within(
+            "inbox.begin",
+            self.inner.pool.begin_with(self.inner.begin.clone()),
+        )
+        .await
+    }
+
+    /// Commits without the statement's time limit: it would end the wait for a synchronous standby, and
+    /// the server would report the commit as done, though it is on one machine only.
+    ///
+    /// In an aborted transaction the first of the two statements fails, where COMMIT alone would roll
+    /// back and report no error. The transaction that CHAIN begins spares a warning of the server: it
+    /// is rolled back, empty, when the connection goes home.
+    async fn commit(&self, mut tx: Tx) -> Result<(), DbError> {
+        self.within(
+            "inbox.commit",
+            tx.execute("/* inbox.commit */ SET LOCAL statement_timeout = 0; COMMIT AND CHAIN"),
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), DbError> {
+        let mut tx = self.begin().await?;
+        operate::probe(self, &mut tx).await?;
+        self.commit(tx).await
+    }
+
+    async fn insert(&self, tx: &mut Tx, rows: &[NewRow]) -> Result<Vec<RowId>, DbError> {
+        accept::insert(self, tx, rows).await
+    }
+
+    async fn existing(&self, tx: &mut Tx, keys: &[UniqueKey]) -> Result<Vec<Existing>, DbError> {
+        accept::existing(self, tx, keys).await
+    }
+
+    async fn lock_order_keys(
+        &self,
+        tx: &mut Tx,
+        keys: &[OrderKey],
+        blocking_dead: &[String],
+    ) -> Result<Vec<OrderKey>, DbError> {
+        accept::lock_order_keys(self, tx, keys, blocking_dead).await
+    }
+
+    async fn take(
+        &self,
+        tx: &mut Tx,
+        take: Take<'_>,
+        blocking_dead: &[String],
+    ) -> Result<Vec<StoredRow>, DbError> {
+        drive::take(self, tx, take, blocking_dead).await
+    }
+
+    async fn change(&self, tx: &mut Tx, changes: &[Change]) -> Result<Vec<RowId>, DbError> {
+        drive::change(self, tx, changes).await
+    }
+
+    async fn count_duplicates(
+        &self,
+        tx: &mut Tx,
+        node: Uuid,
+        duplicates: i64,
+    ) -> Result<(), DbError> {
+        accept::count_duplicates(self, tx, node, duplicates).await
+    }
+
+    async fn purge(&self, retention: Retention, limit: i64) -> Result<Purged, DbError> {
+        drive::purge(self, retention, limit).await
+    }
+
+    async fn counts(&self) -> Result<Vec<Count>, DbError> {
+        operate::counts(self).await
+    }
+
+    async fn beat(&self, node: &NodeIdentity) -> Result<(), DbError> {
+        operate::beat(self, node).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, DbError> {
+        operate::nodes(self).await
+    }
+
+    async fn list(&self, filter: &Filter, bodies: bool) -> Result<Vec<RowView>, DbError> {
+        operate::list(self, filter, bodies).await
+    }
+
+    async fn redrive(&self, filter: &Filter) -> Result<u64, DbError> {
+        operate::redrive(self, filter).await
+    }
+
+    async fn discard(&self, filter: &Filter) -> Result<u64, DbError> {
+        operate::discard(self, filter).await
+    }
+
+    async fn migrate(&self) -> Result<Vec<String>, DbError> {
+        schema::migrate(self).await
+    }
+
+    async fn schema_status(&self) -> Result<SchemaStatus, DbError> {
+        schema::status(self).await
+    }
+
+    async fn inspect(&self) -> Result<Vec<Finding>, DbError> {
+        operate::inspect(self).await
+    }
+}

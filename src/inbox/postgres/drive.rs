@@ -1,0 +1,381 @@
+//! Statements of the sweeper: take waiting rows, change rows, purge.
+//!
+//! Invariant: a change compares state and epoch. Of an order key only the head is taken: the row with
+//! no earlier one that is waiting, handed, or dead in a scope where dead rows block.
+
+use std::collections::BTreeSet;
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use super::accept::unique_key;
+use super::statement::{ms, statements};
+use super::{PostgresInbox, Tx};
+use crate::inbox::{
+    Change, DbError, Expires, Inbox as _, OrderKey, Purged, Retention, RowId, State, StateName,
+    StoredRow, Take, text,
+};
+use crate::units::Span;
+
+/// How many more rows than asked for are looked at, because other nodes may hold the first ones.
+const LOOK_AHEAD: i64 = 4;
+
+/// Whether a row is its order key's head; a subquery, so that it stays a look into the index for each row.
+macro_rules! is_head {
+    ($blocking:literal) => {
+        concat!(
+            "(i.order_key IS NULL OR (
+                SELECT true FROM {s}.inbox e
+                WHERE e.order_scope = i.order_scope AND e.order_key = i.order_key
+                    AND e.state <> 'done' AND e.position < i.position
+                    AND (e.state <> 'dead' OR e.order_scope = ANY (",
+            $blocking,
+            "))
+                LIMIT 1
+            ) IS NULL)"
+        )
+    };
+}
+
+/// The columns of a row that was locked, with what fits into the bytes that were asked for.
+macro_rules! locked_rows {
+    ($lock:expr, $bytes:literal) => {
+        concat!(
+            "WITH locked AS MATERIALIZED (",
+            $lock,
+            "), cut AS (
+                SELECT l.*, sum(l.size) OVER (ORDER BY l.due_at, l.id) - l.size AS before
+                FROM locked l
+            )
+            SELECT
+                c.id, c.source, c.route, c.scope, c.dedup_hash, c.conflict_hash,
+                b.payload, b.envelope, c.reason, c.epoch, c.attempts, c.order_scope, c.order_key,
+                COALESCE(c.expires_at <= clock_timestamp(), false) AS expired,
+                greatest(0, extract(epoch FROM clock_timestamp() - c.due_at) * 1000)::bigint AS overdue_ms
+            FROM cut c
+            JOIN {s}.inbox b ON b.id = c.id
+            WHERE c.before < ",
+            $bytes,
+            " ORDER BY c.due_at, c.id"
+        )
+    };
+}
+
+macro_rules! locked_columns {
+    () => {
+        "SELECT i.id, i.source, i.route, i.scope, i.dedup_hash, i.conflict_hash, i.reason,
+            i.epoch, i.attempts, i.order_scope, i.order_key, i.due_at, i.expires_at,
+            COALESCE(octet_length(i.payload), 0) + octet_length(i.envelope) AS size "
+    };
+}
+
+statements! {
+    // Route by route, so that rows of a route that this node does not know are never read. The look
+    // comes before the lock, because the lock must stand over the sorted whole.
+    take_due: concat!("/* inbox.take_due */ ", locked_rows!(concat!(
+        locked_columns!(),
+        "FROM (
+            SELECT c.id FROM unnest($1::text[]) AS r (route)
+            CROSS JOIN LATERAL (
+                SELECT i.id FROM {s}.inbox i
+                WHERE i.route = r.route AND i.state = 'waiting'
+                    AND i.due_at <= statement_timestamp() AND ", is_head!("$4"), "
+                ORDER BY i.due_at, i.id
+                LIMIT $5
+            ) c
+        ) look
+        JOIN {s}.inbox i ON i.id = look.id
+        WHERE i.state = 'waiting' AND i.due_at <= statement_timestamp()
+        ORDER BY i.due_at, i.id
+        LIMIT $2
+        FOR UPDATE OF i SKIP LOCKED"), "$3")),
+    take_rows: concat!("/* inbox.take_rows */ ", locked_rows!(concat!(
+        locked_columns!(),
+        "FROM {s}.inbox i
+        WHERE i.id = ANY ($1) AND i.state = 'waiting' AND ", is_head!("$2"), "
+        ORDER BY i.due_at, i.id
+        FOR UPDATE OF i SKIP LOCKED"), "9223372036854775807")),
+    change: r"/* inbox.change */
+        UPDATE {s}.inbox i SET
+            state = c.state, reason = c.reason, detail = c.detail,
+            epoch = c.new_epoch, attempts = i.attempts + c.attempts_used,
+            engine = CASE WHEN c.retarget THEN c.engine ELSE i.engine END,
+            message_name = CASE WHEN c.retarget THEN c.message_name ELSE i.message_name END,
+            business_key = CASE WHEN c.retarget THEN c.business_key ELSE i.business_key END,
+            process_instance_id = COALESCE(c.process_instance_id, i.process_instance_id),
+            changed_at = clock_timestamp(),
+            due_at = clock_timestamp() + c.due_in_ms * interval '1 millisecond',
+            expires_at = CASE
+                WHEN c.state = 'handed' THEN i.expires_at
+                WHEN c.expires_in_ms IS NOT NULL THEN COALESCE(
+                    i.expires_at, clock_timestamp() + c.expires_in_ms * interval '1 millisecond')
+                END,
+            handed_at = CASE WHEN c.state = 'handed' THEN clock_timestamp() ELSE i.handed_at END,
+            done_at = CASE WHEN c.state = 'done' THEN clock_timestamp() END
+        FROM unnest(
+            $1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::integer[],
+            $6::boolean[], $7::text[], $8::text[], $9::text[],
+            $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bigint[]
+        ) AS c (
+            id, from_state, epoch, new_epoch, attempts_used,
+            retarget, engine, message_name, business_key,
+            state, reason, detail, process_instance_id, due_in_ms, expires_in_ms
+        )
+        WHERE i.id = c.id AND i.state = c.from_state AND i.epoch = c.epoch
+        RETURNING i.id, i.state, i.order_scope, i.order_key",
+    wake_next: r"/* inbox.wake_next */
+        UPDATE {s}.inbox SET due_at = clock_timestamp()
+        WHERE id IN (
+            SELECT n.id FROM unnest($1::text[], $2::text[]) AS k (scope, key)
+            CROSS JOIN LATERAL (
+                SELECT i.id FROM {s}.inbox i
+                WHERE i.order_scope = k.scope AND i.order_key = k.key
+                    AND i.state <> 'done' AND i.state = 'waiting'
+                ORDER BY i.position
+                LIMIT 1
+                FOR UPDATE SKIP LOCKED
+            ) n
+        ) AND state = 'waiting' AND due_at > clock_timestamp()",
+    purge_keys: r"/* inbox.purge_keys */
+        DELETE FROM {s}.inbox
+        WHERE id IN (
+            SELECT id FROM {s}.inbox
+            WHERE state = 'done'
+                AND done_at < statement_timestamp() - $1::bigint * interval '1 millisecond'
+            ORDER BY done_at
+            LIMIT $2
+            FOR UPDATE SKIP LOCKED
+        )",
+    purge_payloads: r"/* inbox.purge_payloads */
+        UPDATE {s}.inbox SET payload = NULL, envelope = ''
+        WHERE id IN (
+            SELECT id FROM {s}.inbox
+            WHERE state = 'done' AND payload IS NOT NULL
+                AND done_at < statement_timestamp() - $1::bigint * interval '1 millisecond'
+            ORDER BY done_at
+            LIMIT $2
+            FOR UPDATE SKIP LOCKED
+        )",
+}
+
+pub(super) async fn take(
+    inbox: &PostgresInbox,
+    tx: &mut Tx,
+    take: Take<'_>,
+    blocking_dead: &[String],
+) -> Result<Vec<StoredRow>, DbError> {
+    let statements = &inbox.inner.drive;
+    let (step, query) = match take {
+        Take::Due {
+            routes,
+            limit,
+            bytes,
+        } => {
+            let mut routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+            // What no route took, and an operator made due: perhaps one takes it now.
+            routes.push("");
+            let query = sqlx::query(statements.take_due.clone())
+                .bind(routes)
+                .bind(limit)
+                .bind(bytes)
+                .bind(blocking_dead)
+                .bind(limit.saturating_mul(LOOK_AHEAD));
+            ("inbox.take_due", query)
+        }
+        Take::Rows(ids) => {
+            let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+            let query = sqlx::query(statements.take_rows.clone())
+                .bind(ids)
+                .bind(blocking_dead);
+            ("inbox.take_rows", query)
+        }
+    };
+    let rows = query.try_map(|row: PgRow| stored_row(&row));
+    inbox.within(step, rows.fetch_all(&mut **tx)).await
+}
+
+fn stored_row(row: &PgRow) -> Result<StoredRow, sqlx::Error> {
+    let payload: Option<Vec<u8>> = row.try_get("payload")?;
+    let overdue: i64 = row.try_get("overdue_ms")?;
+    let scope: Option<String> = row.try_get("order_scope")?;
+    let key: Option<String> = row.try_get("order_key")?;
+    Ok(StoredRow {
+        id: RowId(row.try_get("id")?),
+        source: row.try_get("source")?,
+        route: text::route(row.try_get("route")?),
+        key: unique_key(row)?,
+        payload: payload.map(bytes::Bytes::from),
+        envelope: row.try_get("envelope")?,
+        reason: row.try_get("reason")?,
+        epoch: row.try_get("epoch")?,
+        attempts: row.try_get("attempts")?,
+        expired: row.try_get("expired")?,
+        order: scope.zip(key).map(|(scope, key)| OrderKey { scope, key }),
+        overdue: Span::ms(u64::try_from(overdue).unwrap_or(0)),
+    })
+}
+
+/// The columns of changes, one array each.
+#[derive(Default)]
+struct Columns<'a> {
+    id: Vec<Uuid>,
+    from: Vec<&'static str>,
+    epoch: Vec<i64>,
+    new_epoch: Vec<i64>,
+    attempts_used: Vec<i32>,
+    retarget: Vec<bool>,
+    engine: Vec<Option<&'a str>>,
+    message_name: Vec<Option<String>>,
+    business_key: Vec<Option<String>>,
+    state: Vec<&'static str>,
+    reason: Vec<Option<&'static str>>,
+    detail: Vec<String>,
+    process_instance_id: Vec<Option<&'a str>>,
+    due_in_ms: Vec<Option<i64>>,
+    expires_in_ms: Vec<Option<i64>>,
+}
+
+impl<'a> Columns<'a> {
+    fn push(&mut self, change: &'a Change) {
+        self.id.push(change.id.0);
+        self.from.push(change.from.as_str());
+        self.epoch.push(change.epoch);
+        self.new_epoch.push(change.new_epoch);
+        self.attempts_used.push(change.attempts_used);
+        self.retarget.push(change.target.is_some());
+        let (engine, target) = match &change.target {
+            Some((engine, target)) => (engine.as_deref(), Some(target)),
+            None => (None, None),
+        };
+        self.engine.push(engine);
+        let message_name = target.and_then(|target| target.message_name.as_deref());
+        let business_key = target.and_then(|target| target.business_key.as_deref());
+        self.message_name
+            .push(text::matched(message_name, &change.state));
+        self.business_key
+            .push(text::matched(business_key, &change.state));
+        self.state.push(change.state.name().as_str());
+        self.reason.push(change.state.reason());
+        self.detail.push(text::shown(change.state.detail()));
+        let (due, expires, instance) = match &change.state {
+            State::Waiting {
+                due_in,
+                expires: Expires::Within(span),
+                ..
+            } => (Some(ms(*due_in)), Some(ms(*span)), None),
+            State::Waiting {
+                due_in,
+                expires: Expires::Never,
+                ..
+            } => (Some(ms(*due_in)), None, None),
+            State::Done {
+                process_instance_id,
+                ..
+            } => (None, None, process_instance_id.as_deref()),
+            State::Handed | State::Dead { .. } => (None, None, None),
+        };
+        self.due_in_ms.push(due);
+        self.expires_in_ms.push(expires);
+        self.process_instance_id.push(instance);
+    }
+}
+
+pub(super) async fn change(
+    inbox: &PostgresInbox,
+    tx: &mut Tx,
+    changes: &[Change],
+) -> Result<Vec<RowId>, DbError> {
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut c = Columns::default();
+    changes.iter().for_each(|change| c.push(change));
+    let query = sqlx::query(inbox.inner.drive.change.clone())
+        .bind(c.id)
+        .bind(c.from)
+        .bind(c.epoch)
+        .bind(c.new_epoch)
+        .bind(c.attempts_used)
+        .bind(c.retarget)
+        .bind(c.engine)
+        .bind(c.message_name)
+        .bind(c.business_key)
+        .bind(c.state)
+        .bind(c.reason)
+        .bind(c.detail)
+        .bind(c.process_instance_id)
+        .bind(c.due_in_ms)
+        .bind(c.expires_in_ms);
+    let rows = inbox
+        .within("inbox.change", query.fetch_all(&mut **tx))
+        .await?;
+    let (ids, finished) = changed(&rows).map_err(DbError::of("inbox.change"))?;
+    wake_next(inbox, tx, &finished).await?;
+    Ok(ids)
+}
+
+/// The ids that changed, and the order keys that have one unfinished row less.
+fn changed(rows: &[PgRow]) -> Result<(Vec<RowId>, BTreeSet<OrderKey>), sqlx::Error> {
+    let mut ids = Vec::with_capacity(rows.len());
+    let mut finished = BTreeSet::new();
+    for row in rows {
+        ids.push(RowId(row.try_get("id")?));
+        let scope: Option<String> = row.try_get("order_scope")?;
+        let key: Option<String> = row.try_get("order_key")?;
+        let state = StateName::parse(row.try_get("state")?);
+        let order = scope.zip(key).map(|(scope, key)| OrderKey { scope, key });
+        if matches!(state, StateName::Done | StateName::Dead) {
+            finished.extend(order);
+        }
+    }
+    Ok((ids, finished))
+}
+
+/// Makes the next waiting row of each key due.
+///
+/// A row that others hold is left alone: they are driving it. One that is inserted at this moment is
+/// not seen, and comes when it is due by itself.
+pub(super) async fn wake_next(
+    inbox: &PostgresInbox,
+    tx: &mut Tx,
+    keys: &BTreeSet<OrderKey>,
+) -> Result<(), DbError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let scopes: Vec<&str> = keys.iter().map(|key| key.scope.as_str()).collect();
+    let texts: Vec<&str> = keys.iter().map(|key| key.key.as_str()).collect();
+    let query = sqlx::query(inbox.inner.drive.wake_next.clone())
+        .bind(scopes)
+        .bind(texts);
+    inbox
+        .within("inbox.wake_next", query.execute(&mut **tx))
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn purge(
+    inbox: &PostgresInbox,
+    retention: Retention,
+    limit: i64,
+) -> Result<Purged, DbError> {
+    let mut tx = inbox.begin().await?;
+    let keys = sqlx::query(inbox.inner.drive.purge_keys.clone())
+        .bind(ms(retention.key))
+        .bind(limit);
+    let keys = inbox
+        .within("inbox.purge_keys", keys.execute(&mut *tx))
+        .await?;
+    let payloads = sqlx::query(inbox.inner.drive.purge_payloads.clone())
+        .bind(ms(retention.payload))
+        .bind(limit);
+    let payloads = inbox
+        .within("inbox.purge_payloads", payloads.execute(&mut *tx))
+        .await?;
+    inbox.commit(tx).await?;
+    Ok(Purged {
+        payloads: payloads.rows_affected(),
+        keys: keys.rows_affected(),
+    })
+}

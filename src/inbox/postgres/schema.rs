@@ -1,0 +1,154 @@
+//! Migrations, and whether this program may run on what is there.
+//!
+//! A program runs on the tables of its own migrations, and on newer ones that say so (`compatibility`):
+//! a rolling update runs `sluice migrate` first, and then replaces the nodes one by one.
+
+use std::borrow::Cow;
+
+use sqlx::migrate::{Migrate as _, Migration, MigrationType, Migrator};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _};
+
+use super::PostgresInbox;
+use super::statement::statements;
+use crate::inbox::{DbError, SchemaStatus};
+
+/// Version, description and text of each migration; a landed one is never changed.
+const MIGRATIONS: [(i64, &str, &str); 1] = [(
+    1,
+    "inbox",
+    include_str!("../../../migrations/postgres/0001_inbox.sql"),
+)];
+
+statements! {
+    version: r"/* inbox.schema_version */
+        SELECT COALESCE(max(version), 0) FROM {s}.schema_migration WHERE success",
+    min_reader: r"/* inbox.schema_min_reader */
+        SELECT min_reader FROM {s}.compatibility",
+}
+
+/// The newest migration that this program knows.
+fn expected() -> i64 {
+    MIGRATIONS
+        .iter()
+        .map(|(version, ..)| *version)
+        .max()
+        .unwrap_or(0)
+}
+
+pub(super) async fn status(inbox: &PostgresInbox) -> Result<SchemaStatus, DbError> {
+    let step = "inbox.schema_status";
+    let schema = &inbox.inner.schema;
+    let table: Option<String> = inbox
+        .within(
+            step,
+            sqlx::query_scalar("/* inbox.schema_status */ SELECT to_regclass($1)::text")
+                .bind(format!("{}.schema_migration", schema.quoted()))
+                .fetch_one(inbox.pool()),
+        )
+        .await?;
+    if table.is_none() {
+        return Ok(SchemaStatus::Missing);
+    }
+    let version: i64 = inbox
+        .within(
+            step,
+            sqlx::query_scalar(inbox.inner.state.version.clone()).fetch_one(inbox.pool()),
+        )
+        .await?;
+    let expected = expected();
+    if version == 0 {
+        return Ok(SchemaStatus::Missing);
+    }
+    if version < expected {
+        return Ok(SchemaStatus::Behind { version, expected });
+    }
+    let min_reader: i64 = inbox
+        .within(
+            step,
+            sqlx::query_scalar(inbox.inner.state.min_reader.clone()).fetch_one(inbox.pool()),
+        )
+        .await?;
+    if min_reader > expected {
+        return Ok(SchemaStatus::TooNew { version });
+    }
+    Ok(SchemaStatus::Current)
+}
+
+/// Runs what is missing, on a session of its own: the lock of the migration belongs to the session, and
+/// ends with it also when a statement fails.
+pub(super) async fn migrate(inbox: &PostgresInbox) -> Result<Vec<String>, DbError> {
+    let options = inbox.pool().connect_options();
+    let mut connection = PgConnection::connect_with(&options)
+        .await
+        .map_err(DbError::of("inbox.migrate"))?;
+    let done = run(inbox, &mut connection).await;
+    // The answer is known; a session that does not close cleanly changes nothing about it.
+    drop(connection.close().await);
+    done.map_err(DbError::of("inbox.migrate"))
+}
+
+async fn run(
+    inbox: &PostgresInbox,
+    connection: &mut PgConnection,
+) -> Result<Vec<String>, sqlx::Error> {
+    // Taken again by the migrator: what was applied before must be read under the same lock.
+    connection.lock().await?;
+    create_schema(inbox, connection).await?;
+    let migrator = migrator(inbox);
+    connection
+        .ensure_migrations_table(&migrator.table_name)
+        .await?;
+    let before = connection
+        .list_applied_migrations(&migrator.table_name)
+        .await?;
+    migrator.run_direct(None, connection, false).await?;
+    let is_new = |version: i64| before.iter().all(|applied| applied.version != version);
+    Ok(MIGRATIONS
+        .iter()
+        .filter(|(version, ..)| is_new(*version))
+        .map(|(version, description, _)| format!("{version:04} {description}"))
+        .collect())
+}
+
+/// Only where it is missing: IF NOT EXISTS asks for the privilege also where it exists.
+async fn create_schema(
+    inbox: &PostgresInbox,
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    let schema = &inbox.inner.schema;
+    let there: bool = sqlx::query_scalar(
+        "/* inbox.schema_exists */ SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)",
+    )
+    .bind(schema.name())
+    .fetch_one(&mut *connection)
+    .await?;
+    if !there {
+        sqlx::raw_sql(schema.sql("/* inbox.create_schema */ CREATE SCHEMA {s}"))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+fn migrator(inbox: &PostgresInbox) -> Migrator {
+    let schema = inbox.inner.schema.quoted();
+    let migrations = MIGRATIONS
+        .iter()
+        .map(|(version, description, text)| {
+            let text = format!("SET LOCAL search_path TO {schema};\n{text}");
+            Migration::new(
+                *version,
+                Cow::Borrowed(*description),
+                MigrationType::Simple,
+                AssertSqlSafe(text).into_sql_str(),
+                false,
+            )
+        })
+        .collect();
+    let mut migrator = Migrator::with_migrations(migrations);
+    migrator.dangerous_set_table_name(format!("{schema}.schema_migration"));
+    // A newer version's migrations are not ours to judge; `status` says whether we may run on them.
+    migrator.set_ignore_missing(true);
+    migrator
+}
