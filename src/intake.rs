@@ -177,7 +177,9 @@ impl<I: Inbox> Intake<I> {
             let Some(route) = item.and_then(Item::route) else {
                 continue;
             };
-            let state = self.turn_to_waiting(tx, route, &missed, FIRST_EPOCH).await?;
+            let state = self
+                .turn_to_waiting(tx, route, &missed, FIRST_EPOCH)
+                .await?;
             fates.insert(missed.row, Fate::Stored(state));
         }
         crash_point!("handed");

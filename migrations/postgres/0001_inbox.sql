@@ -22,6 +22,8 @@ CREATE TABLE inbox (
     sent_at_ms          bigint,
     message_name        text,
     business_key        text,
+    -- The engine's wake join finds the row by these two as soon as somebody waits for it.
+    announced           boolean     NOT NULL DEFAULT false,
     order_scope         text,
     order_key           text,
     -- Larger for every later message of the same order key.
@@ -52,7 +54,7 @@ CREATE UNIQUE INDEX inbox_key ON inbox (dedup_hash, scope, conflict_hash);
 -- The sweeper's due rows, route by route.
 CREATE INDEX inbox_due ON inbox (route, due_at, id) WHERE state = 'waiting';
 -- The wake join of an engine: subscriptions that became free with the rows that wait for them.
-CREATE INDEX inbox_wake ON inbox (engine, message_name, business_key, id) WHERE state = 'waiting';
+CREATE INDEX inbox_wake ON inbox (engine, message_name, business_key, id) WHERE state = 'waiting' AND announced;
 -- The head of an order key.
 CREATE INDEX inbox_order ON inbox (order_scope, order_key, position)
     WHERE order_key IS NOT NULL AND state <> 'done';
@@ -99,11 +101,16 @@ CREATE TABLE pending (
     receipt             text        NOT NULL,
     process_instance_id text        NOT NULL,
     activity_id         text,
+    -- Variant C, whose job correlates all subscriptions of the name in the instance.
+    message_name        text,
     handed_at           timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (engine, subscription_id),
     UNIQUE (row_id, subscription_id)
 );
 CREATE INDEX pending_job ON pending (engine, job_id);
+-- One hand-over at a time for what a job of variant C can consume.
+CREATE UNIQUE INDEX pending_name ON pending (engine, process_instance_id, message_name)
+    WHERE message_name IS NOT NULL;
 
 -- Engine `camunda_tables`: starts whose first job has not run yet.
 CREATE TABLE pending_start (

@@ -181,15 +181,7 @@ impl Engine<Tx> for CamundaTables {
     async fn confirm(&self, tx: &mut Tx, limit: i64) -> Result<Vec<Confirmed>, DbError> {
         let schema = self.schema(tx).await?;
         let assume_done = self.config.unproven == Some(Unproven::AssumeDone);
-        confirm::confirm(
-            tx,
-            &self.tables,
-            &self.name,
-            &schema,
-            assume_done,
-            limit,
-        )
-        .await
+        confirm::confirm(tx, &self.tables, &self.name, &schema, assume_done, limit).await
     }
 
     async fn refresh(&self, tx: &mut Tx) -> Result<EngineState, DbError> {

@@ -109,10 +109,11 @@ fn due_in(route: &Route, reason: WaitReason, attempts: i32, announced: bool) -> 
         WaitReason::NoSubscription
         | WaitReason::UnknownMessage
         | WaitReason::Early
+        | WaitReason::Ordered
         | WaitReason::EngineDown => Span::secs(1),
         WaitReason::Backlog => Span::ms(500),
         WaitReason::Busy => Span::secs(2),
-        WaitReason::Ordered | WaitReason::Held => Span::secs(5),
+        WaitReason::Held => Span::secs(5),
         WaitReason::Blocked => Span::secs(10),
     }
 }

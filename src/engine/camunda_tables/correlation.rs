@@ -10,9 +10,9 @@ use std::collections::{BTreeSet, HashMap};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
+use super::Tx;
 use super::tables::Tables;
 use super::variables::VariableRows;
-use super::Tx;
 use crate::inbox::DbError;
 use crate::message::{Correlation, Tenant};
 

@@ -23,7 +23,7 @@ statements! {
             payload_hash, payload, envelope, coordinates, sent_at_ms,
             message_name, business_key, order_scope, order_key, position,
             epoch, attempts, state, reason, detail, process_instance_id,
-            due_at, expires_at, handed_at, done_at
+            due_at, expires_at, handed_at, done_at, announced
         )
         SELECT
             r.id, r.source, r.route, r.engine, r.scope, r.dedup_hash, r.conflict_hash, r.dedup_key,
@@ -35,19 +35,20 @@ statements! {
             clock_timestamp() + r.due_in_ms * interval '1 millisecond',
             clock_timestamp() + r.expires_in_ms * interval '1 millisecond',
             CASE WHEN r.state = 'handed' THEN clock_timestamp() END,
-            CASE WHEN r.state = 'done' THEN clock_timestamp() END
+            CASE WHEN r.state = 'done' THEN clock_timestamp() END,
+            r.announced
         FROM unnest(
             $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[],
             $8::text[], $9::bytea[], $10::bytea[], $11::bytea[], $12::text[], $13::bigint[],
             $14::text[], $15::text[], $16::text[], $17::text[], $18::bigint[],
             $19::bigint[], $20::integer[], $21::text[], $22::text[], $23::text[], $24::text[],
-            $25::bigint[], $26::bigint[]
+            $25::bigint[], $26::bigint[], $27::boolean[]
         ) AS r (
             id, source, route, engine, scope, dedup_hash, conflict_hash,
             dedup_key, payload_hash, payload, envelope, coordinates, sent_at_ms,
             message_name, business_key, order_scope, order_key, place,
             epoch, attempts, state, reason, detail, process_instance_id,
-            due_in_ms, expires_in_ms
+            due_in_ms, expires_in_ms, announced
         )
         ON CONFLICT (dedup_hash, scope, conflict_hash) DO NOTHING
         RETURNING id",
@@ -107,6 +108,7 @@ struct Columns<'a> {
     process_instance_id: Vec<Option<&'a str>>,
     due_in_ms: Vec<Option<i64>>,
     expires_in_ms: Vec<Option<i64>>,
+    announced: Vec<bool>,
 }
 
 impl<'a> Columns<'a> {
@@ -148,6 +150,7 @@ impl<'a> Columns<'a> {
         self.order_scope
             .push(order.map(|order| order.scope.as_str()));
         self.order_key.push(order.map(|order| order.key.as_str()));
+        self.announced.push(row.target.announced);
         self.place.push(i64::try_from(place).unwrap_or(i64::MAX));
         self.epoch.push(row.epoch);
         self.attempts.push(row.attempts);
@@ -217,6 +220,7 @@ pub(super) async fn insert(
         .bind(c.process_instance_id)
         .bind(c.due_in_ms)
         .bind(c.expires_in_ms)
+        .bind(c.announced)
         .try_map(|row: PgRow| row.try_get(0).map(RowId));
     inbox
         .within("inbox.insert", query.fetch_all(&mut **tx))

@@ -103,6 +103,7 @@ statements! {
             engine = CASE WHEN c.retarget THEN c.engine ELSE i.engine END,
             message_name = CASE WHEN c.retarget THEN c.message_name ELSE i.message_name END,
             business_key = CASE WHEN c.retarget THEN c.business_key ELSE i.business_key END,
+            announced = CASE WHEN c.retarget THEN c.announced ELSE i.announced END,
             process_instance_id = COALESCE(c.process_instance_id, i.process_instance_id),
             changed_at = clock_timestamp(),
             due_at = clock_timestamp() + c.due_in_ms * interval '1 millisecond',
@@ -116,11 +117,11 @@ statements! {
         FROM unnest(
             $1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::integer[],
             $6::boolean[], $7::text[], $8::text[], $9::text[],
-            $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bigint[]
+            $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bigint[], $16::boolean[]
         ) AS c (
             id, from_state, epoch, new_epoch, attempts_used,
             retarget, engine, message_name, business_key,
-            state, reason, detail, process_instance_id, due_in_ms, expires_in_ms
+            state, reason, detail, process_instance_id, due_in_ms, expires_in_ms, announced
         )
         WHERE i.id = c.id AND i.state = c.from_state AND i.epoch = c.epoch
         RETURNING i.id, i.state, i.order_scope, i.order_key",
@@ -234,6 +235,7 @@ struct Columns<'a> {
     process_instance_id: Vec<Option<&'a str>>,
     due_in_ms: Vec<Option<i64>>,
     expires_in_ms: Vec<Option<i64>>,
+    announced: Vec<bool>,
 }
 
 impl<'a> Columns<'a> {
@@ -249,6 +251,8 @@ impl<'a> Columns<'a> {
             None => (None, None),
         };
         self.engine.push(engine);
+        self.announced
+            .push(target.is_some_and(|target| target.announced));
         let message_name = target.and_then(|target| target.message_name.as_deref());
         let business_key = target.and_then(|target| target.business_key.as_deref());
         self.message_name
@@ -306,7 +310,8 @@ pub(super) async fn change(
         .bind(c.detail)
         .bind(c.process_instance_id)
         .bind(c.due_in_ms)
-        .bind(c.expires_in_ms);
+        .bind(c.expires_in_ms)
+        .bind(c.announced);
     let rows = inbox
         .within("inbox.change", query.fetch_all(&mut **tx))
         .await?;
