@@ -8,3 +8,5 @@
 
 mod config;
 mod http;
+mod inbox;
+mod rig;

@@ -294,7 +294,9 @@ pub(super) async fn change(
         return Ok(Vec::new());
     }
     let mut c = Columns::default();
-    changes.iter().for_each(|change| c.push(change));
+    for change in changes {
+        c.push(change);
+    }
     let query = sqlx::query(inbox.inner.drive.change.clone())
         .bind(c.id)
         .bind(c.from)
