@@ -14,16 +14,18 @@
 
 mod graph;
 mod reader;
+mod tag;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod token_game;
 mod tokens;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use graph::{Graph, Kind, Looping, MessageName, Node, NodeId, Trigger};
 use thiserror::Error;
+use tokens::Doubt;
 
 pub use graph::Element;
 
@@ -146,6 +148,8 @@ pub struct Process {
     /// Whether some element waits for a message whose name is only known at run time.
     pub has_name_expressions: bool,
     graph: Graph,
+    /// The nodes that may hold two tokens, found once: the question comes with every message.
+    doubts: HashMap<NodeId, Doubt>,
 }
 
 impl Process {
@@ -159,6 +163,7 @@ impl Process {
             key: graph.key.clone(),
             message_names: names.iter().filter_map(literal).collect(),
             has_name_expressions: names.contains(&&MessageName::Dynamic),
+            doubts: tokens::doubts(&graph),
             graph,
         }
     }
@@ -282,25 +287,22 @@ impl Process {
 
     /// Proves that one instance of the scope around `node` never has two tokens on it.
     fn holds_one_token(&self, node: NodeId, catcher: NodeId) -> Result<(), Refusal> {
-        let graph = &self.graph;
-        let concurrency = tokens::concurrency(graph, graph.node(node).parent)
-            .map_err(|tokens::TooLarge { places }| Refusal::TooLarge { places })?;
-        let Some(cause) = concurrency.second_token(node) else {
-            return Ok(());
-        };
-        let element = |node: NodeId| graph.node(node).element.clone();
-        Err(if graph.repeats(cause) {
-            Refusal::Repeats {
-                element: element(cause),
-                catcher: element(catcher),
+        let element = |node: NodeId| self.graph.node(node).element.clone();
+        match self.doubts.get(&node).copied() {
+            None => Ok(()),
+            Some(Doubt::TooLarge { places }) => Err(Refusal::TooLarge { places }),
+            Some(Doubt::SecondToken { from }) if self.graph.repeats(from) => {
+                Err(Refusal::Repeats {
+                    element: element(from),
+                    catcher: element(catcher),
+                })
             }
-        } else {
-            Refusal::Fork {
-                fork: element(cause),
+            Some(Doubt::SecondToken { from }) => Err(Refusal::Fork {
+                fork: element(from),
                 element: element(node),
                 catcher: element(catcher),
-            }
-        })
+            }),
+        }
     }
 
     fn process_starts(&self) -> impl Iterator<Item = &Node> {

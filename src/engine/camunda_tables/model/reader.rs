@@ -1,8 +1,7 @@
 //! BPMN 2.0 XML to [`Graph`]s.
 //!
-//! Elements and attributes count by namespace and local name, whatever their prefixes. Where the
-//! standard and the engine differ, the engine is followed: an attribute that it reads as text is
-//! compared as text, and a default that it takes from the schema is the schema's.
+//! Elements are told apart by what they do with tokens; one that is not known makes the process
+//! [unsupported](Graph::unsupported) instead of being skipped.
 //!
 //! The file is read with a stack of its own, so nesting costs memory and never the call stack, and
 //! it is bounded in size and depth.
@@ -10,28 +9,18 @@
 use std::collections::HashMap;
 use std::mem;
 
-use quick_xml::XmlVersion;
-use quick_xml::events::{BytesDecl, BytesStart, Event};
-use quick_xml::name::{Namespace, NamespaceResolver, ResolveResult};
+use quick_xml::events::{BytesDecl, Event};
 use quick_xml::reader::NsReader;
 
 use super::ModelError;
 use super::graph::{
     Attachment, Element, Flow, Graph, Kind, Looping, MessageName, Node, NodeId, Trigger,
 };
+use super::tag::Tag;
 
-/// Far above what people draw or tools generate.
+/// Far above what people draw or tools generate; a stored resource is not trusted to be either.
 pub(super) const MAX_BYTES: usize = 32 << 20;
 pub(super) const MAX_DEPTH: usize = 512;
-
-const BPMN: &str = "http://www.omg.org/spec/BPMN/20100524/MODEL";
-
-/// Operaton's own namespace, Camunda's, and the older one that Camunda still reads.
-const EXTENSIONS: [&str; 3] = [
-    "http://operaton.org/schema/1.0/bpmn",
-    "http://camunda.org/schema/1.0/bpmn",
-    "http://activiti.org/bpmn",
-];
 
 /// Child elements of a process or subprocess that no token moves through.
 const TOKENLESS: [&str; 25] = [
@@ -65,18 +54,18 @@ const TOKENLESS: [&str; 25] = [
 /// Reads the executable processes of a resource.
 pub(super) fn read(bpmn: &[u8]) -> Result<Vec<Graph>, ModelError> {
     let text = text_of(bpmn)?;
-    let line = |offset: u64| line_of(text, offset);
+    let mut lines = Lines::of(text);
     let mut xml = NsReader::from_str(text);
     let mut reading = Reading::default();
     loop {
-        let offset = xml.buffer_position();
+        let line = lines.at(xml.buffer_position());
         let event = xml.read_event().map_err(|source| ModelError::Xml {
-            line: line(xml.error_position()),
+            line: lines.at(xml.error_position()),
             source,
         })?;
         match event {
             Event::Start(start) => {
-                let tag = Tag::of(&start, xml.resolver(), line(offset))?;
+                let tag = Tag::of(&start, xml.resolver(), line)?;
                 let part = reading.enter(&tag)?;
                 reading.open.push(part);
                 if reading.open.len() > MAX_DEPTH {
@@ -84,7 +73,7 @@ pub(super) fn read(bpmn: &[u8]) -> Result<Vec<Graph>, ModelError> {
                 }
             }
             Event::Empty(start) => {
-                let tag = Tag::of(&start, xml.resolver(), line(offset))?;
+                let tag = Tag::of(&start, xml.resolver(), line)?;
                 reading.enter(&tag)?;
             }
             Event::End(_) => {
@@ -92,9 +81,9 @@ pub(super) fn read(bpmn: &[u8]) -> Result<Vec<Graph>, ModelError> {
             }
             Event::Decl(declaration) => accept_encoding(&declaration, text)?,
             // It could define entities and default attributes that the engine would see.
-            Event::DocType(_) => return Err(ModelError::Doctype { line: line(offset) }),
+            Event::DocType(_) => return Err(ModelError::Doctype { line }),
             Event::Eof if reading.open.is_empty() => return reading.finish(),
-            Event::Eof => return Err(ModelError::Unclosed { line: line(offset) }),
+            Event::Eof => return Err(ModelError::Unclosed { line }),
             Event::Text(_)
             | Event::CData(_)
             | Event::Comment(_)
@@ -111,6 +100,7 @@ fn text_of(bpmn: &[u8]) -> Result<&str, ModelError> {
     let text = str::from_utf8(bpmn).map_err(|error| ModelError::NotUtf8 {
         offset: error.valid_up_to(),
     })?;
+    // The byte order mark that some editors write.
     Ok(text.trim_start_matches('\u{feff}'))
 }
 
@@ -126,104 +116,31 @@ fn accept_encoding(declaration: &BytesDecl, text: &str) -> Result<(), ModelError
     }
 }
 
-fn line_of(text: &str, offset: u64) -> usize {
-    let offset = usize::try_from(offset).map_or(text.len(), |offset| offset.min(text.len()));
-    let breaks = text.as_bytes()[..offset]
-        .iter()
-        .filter(|&&byte| byte == b'\n');
-    1 + breaks.count()
-}
-
-/// One start tag, resolved.
-struct Tag {
-    /// The local name; empty when the element is not of the BPMN namespace.
-    name: String,
-    /// The name as it is written, for messages.
-    written: String,
-    attributes: HashMap<String, String>,
-    extensions: HashMap<String, String>,
+/// Counts lines as reading goes on, so that the whole costs one pass over the text.
+struct Lines<'a> {
+    rest: &'a [u8],
+    offset: u64,
     line: usize,
 }
 
-impl Tag {
-    fn of(start: &BytesStart, names: &NamespaceResolver, line: usize) -> Result<Self, ModelError> {
-        let failed = |source| ModelError::Xml { line, source };
-        let mut tag = Self {
-            name: String::new(),
-            written: start.name().as_ref().to_owned(),
-            attributes: HashMap::new(),
-            extensions: HashMap::new(),
-            line,
-        };
-        if let (ResolveResult::Bound(Namespace(BPMN)), name) = names.resolve_element(start.name()) {
-            name.as_ref().clone_into(&mut tag.name);
-        }
-        for attribute in start.attributes() {
-            let attribute = attribute.map_err(|error| failed(error.into()))?;
-            let value = attribute
-                .normalized_value(XmlVersion::Implicit1_0)
-                .map_err(failed)?;
-            match names.resolve_attribute(attribute.key) {
-                (ResolveResult::Unbound, name) => {
-                    tag.attributes
-                        .insert(name.as_ref().to_owned(), value.into_owned());
-                }
-                (ResolveResult::Bound(Namespace(namespace)), name)
-                    if EXTENSIONS.contains(&namespace) =>
-                {
-                    tag.extensions
-                        .insert(name.as_ref().to_owned(), value.into_owned());
-                }
-                (ResolveResult::Bound(_) | ResolveResult::Unknown(_), _) => {}
-            }
-        }
-        Ok(tag)
-    }
-
-    fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes.get(name).map(String::as_str)
-    }
-
-    fn extension(&self, name: &str) -> Option<&str> {
-        self.extensions.get(name).map(String::as_str)
-    }
-
-    /// An id or a reference to one; whitespace around it is no part of it.
-    fn reference(&self, name: &str) -> Option<&str> {
-        self.attribute(name)
-            .map(str::trim)
-            .filter(|id| !id.is_empty())
-    }
-
-    fn id(&self) -> Result<String, ModelError> {
-        match self.reference("id") {
-            Some(id) => Ok(id.to_owned()),
-            None => Err(ModelError::NoId {
-                element: self.written.clone(),
-                line: self.line,
-            }),
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        Self {
+            rest: text.as_bytes(),
+            offset: 0,
+            line: 1,
         }
     }
 
-    /// A flag that moves tokens. The schema also allows 0 and 1, which the engine takes for other
-    /// values than they say, each time differently.
-    fn flag(&self, attribute: &'static str, absent: bool) -> Result<bool, ModelError> {
-        match self.attribute(attribute).map(str::trim) {
-            None => Ok(absent),
-            Some("true") => Ok(true),
-            Some("false") => Ok(false),
-            Some(value) => Err(ModelError::Flag {
-                attribute,
-                value: value.to_owned(),
-                line: self.line,
-            }),
-        }
-    }
-
-    fn is_async_before(&self) -> bool {
-        ["asyncBefore", "async"]
-            .iter()
-            .any(|name| self.extension(name) == Some("true"))
+    /// The line of a byte; one that was already passed counts as the last one asked for.
+    fn at(&mut self, offset: u64) -> usize {
+        let further = offset.saturating_sub(self.offset);
+        let further = usize::try_from(further).map_or(self.rest.len(), |n| n.min(self.rest.len()));
+        let (passed, rest) = self.rest.split_at(further);
+        self.line += passed.split(|&byte| byte == b'\n').count() - 1;
+        self.rest = rest;
+        self.offset = self.offset.max(offset);
+        self.line
     }
 }
 
@@ -244,6 +161,7 @@ struct Reference {
     line: usize,
 }
 
+/// A sequence flow whose ends are still names.
 struct DraftFlow {
     id: Option<String>,
     parent: Option<NodeId>,
@@ -251,6 +169,7 @@ struct DraftFlow {
     target: Reference,
 }
 
+/// A process while its elements come in; what they refer to may come later.
 #[derive(Default)]
 struct Draft {
     graph: Graph,
@@ -261,6 +180,7 @@ struct Draft {
     messages: Vec<(NodeId, usize, String)>,
 }
 
+/// A resource while it is read.
 #[derive(Default)]
 struct Reading {
     open: Vec<Part>,
@@ -270,6 +190,7 @@ struct Reading {
 }
 
 impl Reading {
+    /// Takes in a start tag, and says what its content will be part of.
     fn enter(&mut self, tag: &Tag) -> Result<Part, ModelError> {
         match self.open.last().copied() {
             None if tag.name == "definitions" => Ok(Part::Definitions),
@@ -291,12 +212,14 @@ impl Reading {
         match tag.name.as_str() {
             "message" => {
                 let name = message_name(tag.attribute("name"));
-                let id = tag.id()?;
-                // An id that is used twice could be either of them.
-                self.messages
-                    .entry(id)
-                    .and_modify(|name| *name = MessageName::Dynamic)
-                    .or_insert(name);
+                // Nothing can refer to a message without an id; one that is used twice could be
+                // either of them.
+                if let Some(id) = tag.reference("id") {
+                    let known = self.messages.entry(id.to_owned());
+                    known
+                        .and_modify(|name| *name = MessageName::Dynamic)
+                        .or_insert(name);
+                }
                 Ok(Part::Ignored)
             }
             "process" if is_executable(tag) => {
@@ -365,6 +288,7 @@ impl Draft {
         Ok(None)
     }
 
+    /// Ids are unique in a process across all of its scopes, as the engine requires.
     fn add_node(
         &mut self,
         parent: Option<NodeId>,
@@ -465,6 +389,7 @@ impl Draft {
         &mut self.graph.nodes[node.0 as usize]
     }
 
+    /// Follows the references, now that everything they may lead to is known.
     fn finish(mut self, messages: &HashMap<String, MessageName>) -> Result<Graph, ModelError> {
         for (node, nth, id) in mem::take(&mut self.messages) {
             if let Some(name) = messages.get(&id) {
@@ -503,7 +428,8 @@ impl Draft {
     }
 }
 
-/// `None` for an element that may move tokens in a way that is not known here.
+/// `None` for an element that may move tokens in a way that is not known here: a complex gateway, an
+/// ad-hoc subprocess (which the engine leaves out), whatever a later standard or a tool adds.
 fn kind_of(tag: &Tag) -> Result<Option<Kind>, ModelError> {
     Ok(Some(match tag.name.as_str() {
         "startEvent" => Kind::StartEvent {

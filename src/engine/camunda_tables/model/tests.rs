@@ -27,7 +27,7 @@ fn bpmn(notation: &str) -> String {
             for pair in nodes.windows(2) {
                 let (from, to) = (pair[0], pair[1]);
                 let mut id = format!("{from}_{to}");
-                while body.contains(&format!("\"{id}\"")) {
+                while body.contains(&format!(r#" id="{id}""#)) {
                     id.push('_');
                 }
                 write!(
@@ -40,13 +40,10 @@ fn bpmn(notation: &str) -> String {
             open.push(name);
         }
     }
-    let messages: String = ["M", "A", "B"]
-        .iter()
-        .map(|name| format!(r#"<message id="m_{name}" name="{name}"/>"#))
-        .collect();
     format!(
         r#"<definitions xmlns="{BPMN}" xmlns:camunda="http://camunda.org/schema/1.0/bpmn"
-           targetNamespace="t">{messages}<message id="m_X" name="M-${{key}}"/>
+           targetNamespace="t"><message id="m_M" name="M"/><message id="m_A" name="A"/>
+           <message id="m_B" name="B"/><message id="m_X" name="M-${{key}}"/>
            <process id="p" isExecutable="true">{body}</process></definitions>"#
     )
 }
@@ -74,15 +71,18 @@ fn element(body: &mut String, statement: &str) -> Option<String> {
                 let definition = format!(r#"<{option}EventDefinition name="{value}"/>"#);
                 children.push_str(&definition);
             }
-            _ => attributes.push_str(&match option {
-                "message" => format!(r#" messageRef="m_{value}""#),
-                "byEvent" => r#" triggeredByEvent="true""#.to_owned(),
-                "beside" if name == "startEvent" => r#" isInterrupting="false""#.to_owned(),
-                "beside" => r#" cancelActivity="false""#.to_owned(),
-                "on" => format!(r#" attachedToRef="{value}""#),
-                "forCompensation" => r#" isForCompensation="true""#.to_owned(),
-                _ => format!(r#" {option}="{value}""#),
-            }),
+            _ => {
+                let (attribute, value) = match option {
+                    "message" => ("messageRef", format!("m_{value}")),
+                    "byEvent" => ("triggeredByEvent", "true".to_owned()),
+                    "beside" if name == "startEvent" => ("isInterrupting", "false".to_owned()),
+                    "beside" => ("cancelActivity", "false".to_owned()),
+                    "on" => ("attachedToRef", value.to_owned()),
+                    "forCompensation" => ("isForCompensation", "true".to_owned()),
+                    _ => (option, value.to_owned()),
+                };
+                write!(attributes, r#" {attribute}="{value}""#).expect("a string");
+            }
         }
     }
     write!(body, "<{name}{attributes}>{children}").expect("a string");
@@ -204,8 +204,8 @@ const USUAL: &[(&str, &str)] = &[
     ),
     (
         "a task's default flow beside one condition",
-        "startEvent s; task t default=t_e; receiveTask r message=M; exclusiveGateway x
-             endEvent e; s > t > r > x > t; t > e",
+        "startEvent s; task t default=t_m; task u; exclusiveGateway m; receiveTask r message=M
+         s > t > u > m > r; t > m",
     ),
     (
         "a link back",
@@ -286,85 +286,87 @@ fn a_refusal_names_the_element_and_the_reason() {
     }
 }
 
-#[test]
-fn a_fork_before_its_join_is_refused() {
-    let cases = [
-        (
-            "an inclusive gateway",
-            "startEvent s; inclusiveGateway f; task a; receiveTask r message=M
+/// Case and notation.
+const FORKED: &[(&str, &str)] = &[
+    (
+        "an inclusive gateway",
+        "startEvent s; inclusiveGateway f; task a; receiveTask r message=M
           s > f > a > r; f > r",
-        ),
-        (
-            "several flows out of a task",
-            "startEvent s; task f; task a; receiveTask r message=M
+    ),
+    (
+        "several flows out of a task",
+        "startEvent s; task f; task a; receiveTask r message=M
           s > f > a > r; f > r",
-        ),
-        (
-            "several flows out of the start",
-            "startEvent f; task a; receiveTask r message=M
+    ),
+    (
+        "several flows out of the start",
+        "startEvent f; task a; receiveTask r message=M
           f > a > r; f > r",
-        ),
-        (
-            "a non-interrupting boundary event",
-            "startEvent s; task t; boundaryEvent f on=t beside timer
+    ),
+    (
+        "a non-interrupting boundary event",
+        "startEvent s; task t; boundaryEvent f on=t beside timer
           receiveTask r message=M; s > t; f > r",
-        ),
-        (
-            "a fork that can be reached from its branch",
-            "startEvent s; parallelGateway f; task a
+    ),
+    (
+        "a fork that can be reached from its branch",
+        "startEvent s; parallelGateway f; task a
           receiveTask r message=M; exclusiveGateway m; s > m > f > a > m; f > r",
-        ),
-        (
-            "an exclusive merge where a join should be",
-            "startEvent s; parallelGateway f; task a; task b
+    ),
+    (
+        "an exclusive merge where a join should be",
+        "startEvent s; parallelGateway f; task a; task b
           exclusiveGateway m; receiveTask r message=M; s > f > a > m > r; f > b > m",
-        ),
-        (
-            "a join that two tokens of one branch can open",
-            "startEvent s; parallelGateway f; task a
+    ),
+    (
+        "a join that two tokens of one branch can open",
+        "startEvent s; parallelGateway f; task a
           task b; task c; task d; exclusiveGateway m; parallelGateway j; receiveTask r message=M
           s > f > a > m > j > r; f > b > m; f > c > m; f > d > j",
-        ),
-        (
-            "the default flow of a multi-instance task",
-            "startEvent s; task f parallel default=f_r
+    ),
+    (
+        "the default flow of a multi-instance task",
+        "startEvent s; task f parallel default=f_r
           task a; receiveTask r message=M; s > f > a > r; f > r",
-        ),
-        (
-            "a subprocess around the catcher",
-            "startEvent s; parallelGateway f; task a; task b; s > f
+    ),
+    (
+        "a subprocess around the catcher",
+        "startEvent s; parallelGateway f; task a; task b; s > f
           f > a > o; f > b > o; subProcess o {; startEvent os; receiveTask r message=M; os > r; }",
-        ),
-        (
-            "an event-based gateway",
-            "startEvent s; task f; task a; eventBasedGateway g
+    ),
+    (
+        "an event-based gateway",
+        "startEvent s; task f; task a; eventBasedGateway g
           intermediateCatchEvent c message=M; intermediateCatchEvent t timer
           s > f > a > g > c; f > g > t",
-        ),
-        (
-            "a host of a boundary event",
-            "startEvent s; task f; task a; task h
+    ),
+    (
+        "a host of a boundary event",
+        "startEvent s; task f; task a; task h
           boundaryEvent b on=h message=M; s > f > a > h; f > h",
-        ),
-        (
-            "a link",
-            "startEvent s; task f; intermediateThrowEvent t link=L
+    ),
+    (
+        "a link",
+        "startEvent s; task f; intermediateThrowEvent t link=L
           intermediateCatchEvent c link=L; receiveTask r message=M; s > f > t; c > r; f > r",
-        ),
-        (
-            "an event subprocess's boundary event",
-            "startEvent s; task t; receiveTask r message=M
+    ),
+    (
+        "an event subprocess's boundary event",
+        "startEvent s; task t; receiveTask r message=M
           s > t; boundaryEvent f on=e timer; f > r; subProcess e byEvent {
           startEvent es beside message=A; }",
-        ),
-        (
-            "a fork behind an event subprocess",
-            "startEvent s; task f; task a; receiveTask r message=M
+    ),
+    (
+        "a fork behind an event subprocess",
+        "startEvent s; task f; task a; receiveTask r message=M
           boundaryEvent b on=e error; b > f > a > r; f > r; subProcess e byEvent {
           startEvent es error; }",
-        ),
-    ];
-    for (case, notation) in cases {
+    ),
+];
+
+#[test]
+fn a_fork_before_its_join_is_refused() {
+    for (case, notation) in FORKED {
         let process = process(notation);
         let refused = process.single_token("M");
         assert!(
@@ -486,7 +488,7 @@ fn names_are_collected_from_starts_and_catchers() {
 
 #[test]
 fn pools_prefixes_and_the_order_of_the_file_do_not_matter() {
-    let xml = r##"<?xml version="1.0" encoding="UTF-8"?>
+    let xml = r#"<?xml version="1.0" encoding="UTF-8"?>
       <b:definitions xmlns:b="http://www.omg.org/spec/BPMN/20100524/MODEL" xmlns:t="t"
           xmlns:o="http://operaton.org/schema/1.0/bpmn" targetNamespace="t">
         <b:collaboration id="c"><b:participant id="x" processRef="one"/></b:collaboration>
@@ -506,7 +508,7 @@ fn pools_prefixes_and_the_order_of_the_file_do_not_matter() {
         </b:process>
         <b:message id="m1" name="Größe &amp; &#x4d;aß"/>
         <b:message id="m2" name="Two"/>
-      </b:definitions>"##;
+      </b:definitions>"#;
     let processes = read(xml.as_bytes()).expect("a model");
     let keys: Vec<&str> = processes
         .iter()
@@ -555,19 +557,19 @@ fn what_the_engine_would_not_read_the_same_way_is_an_error() {
             matches!(e, ModelError::NotBpmn { line: 1 })
         }),
         ("</definitions>", "", |e| {
-            matches!(e, ModelError::Unclosed { line: 3 })
+            matches!(e, ModelError::Unclosed { line: 4 })
         }),
         ("</process>", "</proces>", |e| {
-            matches!(e, ModelError::Xml { line: 3, .. })
+            matches!(e, ModelError::Xml { line: 4, .. })
         }),
         (r#"id="u""#, "", |e| {
-            matches!(e, ModelError::NoId { line: 3, .. })
+            matches!(e, ModelError::NoId { line: 4, .. })
         }),
         (r#"id="u""#, r#"id="s""#, |e| {
-            matches!(e, ModelError::DuplicateId { line: 3, .. })
+            matches!(e, ModelError::DuplicateId { line: 4, .. })
         }),
         (r#"Ref="u""#, r#"Ref="v""#, |e| {
-            matches!(e, ModelError::Dangling { line: 3, .. })
+            matches!(e, ModelError::Dangling { line: 4, .. })
         }),
         (
             "attachedToRef",
@@ -601,12 +603,6 @@ fn what_the_engine_would_not_read_the_same_way_is_an_error() {
 
 #[test]
 fn deep_nesting_is_an_error_and_not_a_crash() {
-    let deep = "<subProcess id='x'>".repeat(100_000);
-    let xml = bpmn("startEvent s").replace("<startEvent", &format!("{deep}<startEvent"));
-    assert!(matches!(
-        read(xml.as_bytes()),
-        Err(ModelError::TooDeep { .. } | ModelError::DuplicateId { .. })
-    ));
     let deep = "<documentation>".repeat(100_000);
     let xml = bpmn("startEvent s").replace("<startEvent", &format!("{deep}<startEvent"));
     assert!(matches!(

@@ -9,7 +9,7 @@ use super::graph::{Flow, Graph, Kind, Looping, MessageName, Node, NodeId, Trigge
 
 /// States with more tokens are not followed: two waiting ones are seen long before.
 const MAX_TOKENS: usize = 7;
-const MAX_STATES: usize = 4_000;
+const MAX_STATES: usize = 2_000;
 
 #[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 struct Instance {

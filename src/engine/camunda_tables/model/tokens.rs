@@ -19,45 +19,54 @@
 //! It may hold pairs that never happen, which costs a yes and never makes a wrong one. (Kovalyov
 //! uses the same relation; for live and bounded free-choice nets it is exact.)
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use super::graph::{Flow, Graph, Kind, Looping, Node, NodeId, Trigger};
 
-/// The table of pairs grows with the square of this.
+/// The table of pairs grows with the square of this; a scope.
 const MAX_PLACES: usize = 1_000;
+/// Every scope looks through all of these; a process.
+const MAX_NODES: usize = 5_000;
 
-/// The scope has more places than the pairs of it could be kept for.
-#[derive(Debug)]
-pub(super) struct TooLarge {
-    pub(super) places: usize,
+/// Why a node is not known to hold at most one token in one instance of its scope.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Doubt {
+    /// This node can bring a second token, by forking or by running at any time.
+    SecondToken { from: NodeId },
+    /// There are too many to keep the pairs of.
+    TooLarge { places: usize },
 }
 
-/// The pairs of places of one scope that can be marked at the same time.
-pub(super) struct Concurrency {
-    place_of: HashMap<NodeId, usize>,
-    pairs: Pairs,
-}
-
-impl Concurrency {
-    /// The node that can bring a second token to `node` while it holds one, by forking or by running
-    /// at any time; `None` if `node` never holds two.
-    pub(super) fn second_token(&self, node: NodeId) -> Option<NodeId> {
-        let place = *self.place_of.get(&node)?;
-        self.pairs.cause(place, place)
+/// All nodes of a process that are in doubt; the others hold at most one token.
+pub(super) fn doubts(graph: &Graph) -> HashMap<NodeId, Doubt> {
+    let places = graph.nodes.len();
+    if places > MAX_NODES {
+        let doubt = Doubt::TooLarge { places };
+        return graph.nodes().map(|(id, _)| (id, doubt)).collect();
     }
+    let owners = graph.nodes().filter_map(|(_, node)| node.parent);
+    let scopes: BTreeSet<Option<NodeId>> = owners.map(Some).chain([None]).collect();
+    let in_scope = |scope| doubts_in(Net::of(graph, scope));
+    scopes.into_iter().flat_map(in_scope).collect()
 }
 
-/// Finds all pairs of nodes of one instance of `scope` (`None`: the process) that can hold tokens
-/// at the same time.
-pub(super) fn concurrency(graph: &Graph, scope: Option<NodeId>) -> Result<Concurrency, TooLarge> {
-    let net = Net::of(graph, scope);
-    if net.places > MAX_PLACES {
-        return Err(TooLarge { places: net.places });
+fn doubts_in(net: Net) -> Vec<(NodeId, Doubt)> {
+    let place_of: Vec<(NodeId, usize)> = net.place_of.iter().map(|(&n, &p)| (n, p)).collect();
+    let places = net.places;
+    if places > MAX_PLACES {
+        let doubt = Doubt::TooLarge { places };
+        return place_of
+            .into_iter()
+            .map(|(node, _)| (node, doubt))
+            .collect();
     }
-    let place_of = net.place_of.clone();
     let pairs = Closure::new(net).run();
-    Ok(Concurrency { place_of, pairs })
+    let doubt = |(node, place)| {
+        let from = pairs.cause(place, place)?;
+        Some((node, Doubt::SecondToken { from }))
+    };
+    place_of.into_iter().filter_map(doubt).collect()
 }
 
 /// Takes one token from each place of `from`, puts one into each place of `to`.
