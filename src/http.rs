@@ -6,11 +6,14 @@
 //! amount of memory for a bounded time.
 
 mod board;
+mod format;
 mod meter;
 mod page;
 mod problems;
 mod router;
 pub mod status;
+mod view;
+mod words;
 
 pub use board::{Board, Plan, PlannedEngine, PlannedRoute, PlannedSource};
 pub use problems::Problems;

@@ -18,7 +18,9 @@ use uuid::Uuid;
 /// A listener with a board and a recorder of its own.
 pub struct Served {
     pub board: Board,
+    problems: http::Problems,
     recorder: PrometheusRecorder,
+    exporter: Exporter,
     address: SocketAddr,
     until: CancellationToken,
     serving: JoinHandle<()>,
@@ -30,7 +32,7 @@ impl Served {
         Self::on("127.0.0.1:0", None, plan).await
     }
 
-    async fn on(listen: &str, token: Option<&str>, plan: Plan) -> Self {
+    pub async fn on(listen: &str, token: Option<&str>, plan: Plan) -> Self {
         // reqwest's TLS, which no test here uses, asks for it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = HttpConfig {
@@ -39,14 +41,17 @@ impl Served {
         };
         let (recorder, exporter) = Exporter::local().unwrap();
         ::metrics::with_local_recorder(&recorder, || plan.announce());
-        let board = Board::new(identity(), plan, http::Problems::default());
+        let problems = http::Problems::default();
+        let board = Board::new(identity(), plan, problems.clone());
         let server = http::bind(&config).await.unwrap();
         let port = server.local_addr().unwrap().port();
         let until = CancellationToken::new();
-        let serving = tokio::spawn(server.serve(board.clone(), exporter, until.clone()));
+        let serving = tokio::spawn(server.serve(board.clone(), exporter.clone(), until.clone()));
         Self {
             board,
+            problems,
             recorder,
+            exporter,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             until,
             serving,
@@ -58,8 +63,27 @@ impl Served {
         ::metrics::with_local_recorder(&self.recorder, recording);
     }
 
+    /// As if the listener had looked at what is recorded so far at this time.
+    pub fn sample(&self, at: Instant) {
+        let samples = metrics::Samples::parse(&self.exporter.render());
+        self.board.sample(at, samples);
+    }
+
+    /// As if this had been logged.
+    pub fn warn(&self, part: &str, subject: Option<&str>, text: &str) {
+        let severity = http::status::Severity::Warning;
+        self.problems.push(severity, part, subject, text);
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// Stops it, and says where it was.
+    pub async fn stop(self) -> SocketAddr {
+        self.until.cancel();
+        self.serving.await.unwrap();
+        self.address
     }
 
     async fn get(&self, path: &str) -> reqwest::Response {
@@ -203,8 +227,10 @@ async fn kinds_of_rows_that_vanish_go_to_zero() {
 #[tokio::test]
 async fn the_status_shows_what_the_metrics_count() {
     let served = Served::with(small_plan()).await;
+    // A rate needs a total from before.
+    let history = "/sources/0/deliveries/history/0";
     served
-        .status_when(|status| status["totals"]["deliveries"]["history"] != Value::Null)
+        .status_when(|status| status.pointer(history).is_some())
         .await;
     served.record(|| {
         metrics::source_connected("payments", true);

@@ -6,6 +6,7 @@
     reason = "what a test gathers around it may panic and be spawned freely"
 )]
 
+mod browser;
 mod config;
 mod http;
 mod inbox;
