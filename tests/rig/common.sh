@@ -187,13 +187,14 @@ do_start() {
   fi
   local command=() limit=$((SECONDS + ${SLUICE_RIG_LIMIT:-180}))
   command_line
-  rm -f "$dir/pid" "$dir/ended"
+  rm -f "$dir/pid"
   setsid "$rig/supervise" "$dir" "${SLUICE_RIG_OWNER:-}" "${command[@]}" </dev/null >>"$dir/log" 2>&1 &
-  echo $! >"$dir/supervisor"
+  local supervisor=$!
+  echo $supervisor >"$dir/supervisor"
   until [[ -s $dir/pid ]] && ready; do
-    if [[ -e $dir/ended ]]; then
-      tail -n 40 "$dir/log" >&2
-      die "$server $name ended while starting (status $(cat "$dir/ended")); its log: $dir/log"
+    if ! alive "$supervisor"; then
+      tail -n 40 "$dir/log" >&2 || true
+      die "$server $name ended while starting; its log: $dir/log"
     fi
     [[ $SECONDS -lt $limit ]] || die "$server $name is not ready; its log: $dir/log"
     sleep 0.1
