@@ -29,7 +29,9 @@ use crate::inbox::InboxConfig;
 use crate::intake::IntakeConfig;
 use crate::route::RouteConfig;
 use crate::source::SourceConfig;
+use crate::sweeper::SweeperConfig;
 use crate::telemetry::LogConfig;
+use crate::units::Span;
 use node::{Node, Value};
 use piece::Piece;
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub http: HttpConfig,
     #[schemars(default)]
     pub intake: IntakeConfig,
+    #[schemars(default)]
+    pub sweeper: SweeperConfig,
     #[schemars(default)]
     pub node: NodeConfig,
     #[schemars(default)]
@@ -58,12 +62,15 @@ pub struct Config {
 pub struct NodeConfig {
     /// What people call it. Default: the host's name.
     pub name: String,
+    /// How long batches under way may take after SIGTERM; then they are dropped, and delivered again.
+    pub drain_timeout: Span,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             name: gethostname::gethostname().to_string_lossy().into_owned(),
+            drain_timeout: Span::secs(30),
         }
     }
 }
@@ -87,6 +94,7 @@ struct Draft<'a> {
     inbox: Option<InboxConfig>,
     http: Option<HttpConfig>,
     intake: Option<IntakeConfig>,
+    sweeper: Option<SweeperConfig>,
     node: Option<NodeConfig>,
     log: Option<LogConfig>,
     sources: Vec<(String, Option<SourceConfig>)>,
@@ -143,8 +151,8 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-const SECTIONS: [&str; 8] = [
-    "inbox", "http", "intake", "node", "log", "sources", "engines", "routes",
+const SECTIONS: [&str; 9] = [
+    "inbox", "http", "intake", "sweeper", "node", "log", "sources", "engines", "routes",
 ];
 
 impl<'a> Draft<'a> {
@@ -169,6 +177,7 @@ impl<'a> Draft<'a> {
             inbox: section(tree, "inbox", mistakes, &mut replaced),
             http: section(tree, "http", mistakes, &mut replaced),
             intake: section(tree, "intake", mistakes, &mut replaced),
+            sweeper: section(tree, "sweeper", mistakes, &mut replaced),
             node: section(tree, "node", mistakes, &mut replaced),
             log: section(tree, "log", mistakes, &mut replaced),
             sources: named(tree, "sources", mistakes, &mut replaced),
@@ -194,6 +203,7 @@ impl<'a> Draft<'a> {
             inbox: self.inbox?,
             http: self.http?,
             intake: self.intake?,
+            sweeper: self.sweeper?,
             node: self.node?,
             log: self.log?,
             sources: all(self.sources)?,

@@ -24,6 +24,7 @@ use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::crash_point;
@@ -70,6 +71,8 @@ pub struct Intake<I: Inbox> {
     blocking_scopes: Vec<String>,
     node: Uuid,
     config: IntakeConfig,
+    /// Something was handed: confirm may look.
+    handed: Notify,
 }
 
 /// A delivery whose row cannot be written at all: its source stops, and the delivery stays unacknowledged.
@@ -99,7 +102,13 @@ impl<I: Inbox> Intake<I> {
             routes,
             node,
             config,
+            handed: Notify::new(),
         }
+    }
+
+    /// Notified after a commit that may have handed something.
+    pub fn handed(&self) -> &Notify {
+        &self.handed
     }
 
     pub fn inbox(&self) -> &I {
@@ -146,6 +155,7 @@ impl<I: Inbox> Intake<I> {
         // 6 commit
         self.inbox.commit(tx).await?;
         crash_point!("after_commit");
+        self.handed.notify_one();
         Ok(fates)
     }
 

@@ -1,6 +1,7 @@
 //! Sluice.
 
 pub mod backoff;
+pub mod bridge;
 pub mod config;
 pub mod crash;
 pub mod engine;
@@ -13,5 +14,6 @@ pub mod metrics;
 pub mod route;
 pub mod shutdown;
 pub mod source;
+pub mod sweeper;
 pub mod telemetry;
 pub mod units;

@@ -130,6 +130,7 @@ impl<I: Inbox> Intake<I> {
         }
         // 6 commit
         self.inbox.commit(tx).await?;
+        self.handed.notify_one();
         let moved = changes
             .iter()
             .filter(|change| changed.contains(&change.id) && !missed_rows.contains(&change.id))

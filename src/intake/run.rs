@@ -38,7 +38,7 @@ impl<I: Inbox> Intake<I> {
         &self,
         source: Arc<dyn Source>,
         shutdown: Shutdown,
-        on_trouble: impl Fn(&SourceError) + Send + Sync,
+        connected: impl Fn(Result<(), &SourceError>) + Send + Sync,
     ) -> Result<(), Stuck> {
         let name = source.name().clone();
         let mut delays = Delays::outage();
@@ -58,6 +58,7 @@ impl<I: Inbox> Intake<I> {
                 Err(error) => error,
                 Ok(stream) => {
                     metrics::source_connected(&name, true);
+                    connected(Ok(()));
                     tracing::info!(source = %name, "connected");
                     match self.consume(&*source, stream, &shutdown).await {
                         End::Drained => break,
@@ -73,7 +74,7 @@ impl<I: Inbox> Intake<I> {
                 delays.reset();
             }
             metrics::source_reconnected(&name);
-            on_trouble(&lost);
+            connected(Err(&lost));
             let delay = if lost.needs_operator {
                 Delays::LONGEST_OUTAGE
             } else {

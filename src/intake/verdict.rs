@@ -34,6 +34,13 @@ impl Verdict {
 /// `announced`: the engine's wake finds the row by itself, so that looking again is only a safety net.
 pub(super) fn verdict(route: &Route, outcome: &Outcome, past: Past, announced: bool) -> Verdict {
     match outcome {
+        // Handed in vain again and again: somebody waits each time, and is gone each time.
+        Outcome::Hand if past.attempts >= i32::from(route.attempts.max) => {
+            Verdict::free(State::Dead {
+                reason: DeadReason::Attempts,
+                detail: format!("handed in vain {} times", past.attempts),
+            })
+        }
         Outcome::Hand => Verdict::free(State::Handed),
         Outcome::Effect {
             process_instance_id,

@@ -1,0 +1,107 @@
+//! Looks at the inbox, the engines and the other nodes, for the status page and the metrics; beats.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::http::Board;
+use crate::inbox::{DbError, Inbox, NodeIdentity};
+use crate::intake::Intake;
+use crate::metrics::{self, InboxGauges, InboxRows};
+use crate::shutdown::Shutdown;
+
+/// Engines: their backlog holds the intake back, so it is read often.
+const REFRESH: Duration = Duration::from_millis(500);
+/// Rows and nodes, for people and for Prometheus' scrapes.
+const COUNT_EVERY: u32 = 10;
+/// A node that did not beat for this long counts as gone.
+const GONE_SECONDS: f64 = 30.0;
+
+/// One node's eyes.
+pub(super) struct Observer<I: Inbox> {
+    intake: Arc<Intake<I>>,
+    identity: NodeIdentity,
+    board: Board,
+}
+
+impl<I: Inbox> Observer<I> {
+    pub fn new(intake: Arc<Intake<I>>, identity: NodeIdentity, board: Board) -> Self {
+        Self {
+            intake,
+            identity,
+            board,
+        }
+    }
+
+    pub async fn run(&self, shutdown: &Shutdown) {
+        let mut gauges = InboxGauges::default();
+        let mut round: u32 = 0;
+        loop {
+            let look = async {
+                self.engines().await?;
+                if round.is_multiple_of(COUNT_EVERY) {
+                    self.rows_and_nodes(&mut gauges).await?;
+                }
+                Ok::<_, DbError>(())
+            };
+            match shutdown.unless_draining(look).await {
+                None => return,
+                Some(Ok(())) => self.board.set_ready("inbox"),
+                Some(Err(error)) => {
+                    metrics::db_error(error.class.as_str());
+                    self.board.set_not_ready("inbox", error.to_string());
+                    tracing::debug!(%error, "the database is not observed");
+                }
+            }
+            round = round.wrapping_add(1);
+            if shutdown
+                .unless_draining(tokio::time::sleep(REFRESH))
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    async fn engines(&self) -> Result<(), DbError> {
+        for engine in self.intake.engines() {
+            let refreshed = self.refresh(&**engine).await;
+            metrics::engine_up(engine.name(), refreshed.is_ok());
+            refreshed?;
+        }
+        Ok(())
+    }
+
+    async fn refresh(&self, engine: &dyn Engine<I::Tx>) -> Result<(), DbError> {
+        let inbox = self.intake.inbox();
+        let mut tx = inbox.begin().await?;
+        let state = engine.refresh(&mut tx).await?;
+        inbox.commit(tx).await?;
+        metrics::engine_backlog(engine.name(), state.backlog, state.blocked);
+        self.board.set_engine(engine.name(), state);
+        Ok(())
+    }
+
+    async fn rows_and_nodes(&self, gauges: &mut InboxGauges) -> Result<(), DbError> {
+        let inbox = self.intake.inbox();
+        inbox.beat(&self.identity).await?;
+        let counts = inbox.counts().await?;
+        gauges.show(counts.iter().map(|count| InboxRows {
+            route: count.route.as_deref(),
+            state: count.state.as_str(),
+            reason: count.reason.as_deref().unwrap_or_default(),
+            rows: count.rows,
+            oldest_age_seconds: count.oldest_age_seconds,
+        }));
+        self.board.set_inbox(counts);
+        let nodes = inbox.nodes().await?;
+        let alive = nodes
+            .iter()
+            .filter(|node| node.seen_seconds_ago < GONE_SECONDS)
+            .count();
+        metrics::nodes(alive, nodes.len() - alive);
+        self.board.set_nodes(nodes);
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! From the configuration to the parts: the registry of databases, brokers and engines.
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use secrecy::ExposeSecret;
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::engine::camunda_tables::CamundaTables;
+use crate::http::{Plan, PlannedEngine, PlannedRoute, PlannedSource};
+use crate::inbox::postgres::PostgresInbox;
+use crate::inbox::{Inbox, InboxConfig, NodeIdentity};
+use crate::route::Routes;
+use crate::source::Source;
+use crate::source::kafka::Kafka;
+use crate::source::rabbitmq::Rabbitmq;
+
+/// An inbox on one of the databases.
+pub enum AnyInbox {
+    Postgres(PostgresInbox),
+}
+
+/// Opens no connection yet, so that a daemon may start before its database.
+///
+/// # Errors
+/// The URL is of no database that Sluice knows, or cannot be read.
+pub fn open_inbox(config: &InboxConfig, node: &str) -> anyhow::Result<AnyInbox> {
+    let name = format!("sluice/{node}");
+    match config.url.expose_secret().split(':').next() {
+        Some("postgres" | "postgresql") => {
+            Ok(AnyInbox::Postgres(PostgresInbox::connect(config, &name)?))
+        }
+        _ => bail!("inbox.url: expected postgres://… or sqlite:…"),
+    }
+}
+
+/// The engines that can take part in this inbox's transactions.
+pub trait Engines: Inbox {
+    /// # Errors
+    /// An engine that this database does not carry.
+    fn engines(&self, config: &Config) -> anyhow::Result<Vec<Arc<dyn Engine<Self::Tx>>>>;
+}
+
+impl Engines for PostgresInbox {
+    fn engines(&self, config: &Config) -> anyhow::Result<Vec<Arc<dyn Engine<Self::Tx>>>> {
+        let mut engines: Vec<Arc<dyn Engine<Self::Tx>>> = Vec::new();
+        for (name, engine) in &config.engines {
+            if let Some(tables) = &engine.camunda_tables {
+                engines.push(Arc::new(CamundaTables::new(
+                    name,
+                    tables.clone(),
+                    &config.inbox.schema,
+                )));
+            }
+        }
+        Ok(engines)
+    }
+}
+
+/// Every configured source.
+///
+/// # Errors
+/// A table that is missing, which the configuration's check refuses before.
+pub fn sources(
+    config: &Config,
+    routes: &Routes,
+    identity: &NodeIdentity,
+) -> anyhow::Result<Vec<Arc<dyn Source>>> {
+    let client = format!("sluice {} {}", identity.name, identity.incarnation.simple());
+    config
+        .sources
+        .iter()
+        .map(|(name, source)| {
+            let shared = Arc::from(name.as_str());
+            let ordered = routes.ordered(name);
+            let source: Arc<dyn Source> = match (&source.rabbitmq, &source.kafka) {
+                (Some(rabbitmq), _) => {
+                    Arc::new(Rabbitmq::new(shared, rabbitmq.clone(), ordered, &client))
+                }
+                (None, Some(kafka)) => Arc::new(
+                    Kafka::new(shared, (**kafka).clone(), ordered, &client)
+                        .with_key_retention(config.inbox.retention.key),
+                ),
+                (None, None) => bail!("source {name}: expected a table rabbitmq or kafka"),
+            };
+            Ok(source)
+        })
+        .collect()
+}
+
+/// What the status page says about the configuration.
+pub fn plan(config: &Config) -> Plan {
+    Plan {
+        sources: config
+            .sources
+            .iter()
+            .map(|(name, source)| {
+                let (kind, detail) = match (&source.rabbitmq, &source.kafka) {
+                    (Some(rabbitmq), _) => ("rabbitmq", format!("queue {}", rabbitmq.queue)),
+                    (None, Some(kafka)) => (
+                        "kafka",
+                        format!("{} as group {}", kafka.topics.join(", "), kafka.group_id),
+                    ),
+                    (None, None) => ("none", String::new()),
+                };
+                PlannedSource {
+                    name: name.clone(),
+                    kind: kind.to_owned(),
+                    detail,
+                }
+            })
+            .collect(),
+        routes: config
+            .routes
+            .iter()
+            .map(|(name, route)| PlannedRoute {
+                name: name.clone(),
+                source: route.source.clone(),
+                engine: route.engine.clone(),
+            })
+            .collect(),
+        engines: config
+            .engines
+            .iter()
+            .map(|(name, engine)| PlannedEngine {
+                name: name.clone(),
+                kind: if engine.sql.is_some() {
+                    "sql"
+                } else {
+                    "camunda_tables"
+                }
+                .to_owned(),
+                detail: String::new(),
+                max_backlog: engine
+                    .camunda_tables
+                    .as_ref()
+                    .map(|tables| u64::from(tables.max_backlog)),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,91 @@
+//! Handed rows: receipt, proof of the contrary, or neither.
+
+use super::{Round, Sweeper};
+use crate::crash_point;
+use crate::engine::{Confirmed, Verdict};
+use crate::inbox::{Change, DbError, Expires, Inbox, State, StateName};
+use crate::message::{DeadReason, WaitReason};
+use crate::metrics;
+use crate::units::Span;
+
+/// After a proof that nothing happened the row is looked at again this much later.
+const AFTER_NEVER: Span = Span::ms(500);
+
+impl<I: Inbox> Sweeper<I> {
+    pub(super) async fn confirm_round(&self) -> Result<Round, DbError> {
+        let inbox = self.intake.inbox();
+        let limit = i64::from(self.config.limit);
+        let mut round = Round::Empty;
+        for engine in self.intake.engines() {
+            let mut tx = inbox.begin().await?;
+            let confirmed = engine.confirm(&mut tx, limit).await?;
+            crash_point!("confirm_read");
+            let changes: Vec<Change> = confirmed.iter().map(change).collect();
+            let changed = inbox.change(&mut tx, &changes).await?;
+            inbox.commit(tx).await?;
+            if confirmed.is_empty() {
+                continue;
+            }
+            metrics::stale_changes((changes.len() - changed.len()) as u64);
+            for one in confirmed.iter().filter(|one| changed.contains(&one.row)) {
+                record(engine.name(), one);
+            }
+            self.freed.notify_one();
+            round = match round {
+                Round::Full => Round::Full,
+                _ if confirmed.len() >= self.config.limit as usize => Round::Full,
+                _ => Round::Some,
+            };
+        }
+        Ok(round)
+    }
+}
+
+fn change(confirmed: &Confirmed) -> Change {
+    let (state, attempts_used) = match &confirmed.verdict {
+        Verdict::Done => {
+            let done = State::Done {
+                detail: String::new(),
+                process_instance_id: None,
+            };
+            (done, 0)
+        }
+        Verdict::Never { detail } => {
+            let waiting = State::Waiting {
+                reason: WaitReason::Retry,
+                detail: detail.clone(),
+                due_in: AFTER_NEVER,
+                expires: Expires::Never,
+            };
+            (waiting, 1)
+        }
+        Verdict::InDoubt { detail } => {
+            let dead = State::Dead {
+                reason: DeadReason::InDoubt,
+                detail: detail.clone(),
+            };
+            (dead, 0)
+        }
+    };
+    Change {
+        id: confirmed.row,
+        from: StateName::Handed,
+        epoch: confirmed.epoch,
+        new_epoch: confirmed.epoch + 1,
+        attempts_used,
+        target: None,
+        state,
+    }
+}
+
+fn record(engine: &str, confirmed: &Confirmed) {
+    match &confirmed.verdict {
+        Verdict::Done => metrics::confirmed(engine, confirmed.handed_ago),
+        Verdict::Never { detail } => {
+            tracing::info!(engine, row = %confirmed.row, detail, "handed in vain, waiting again");
+        }
+        Verdict::InDoubt { detail } => {
+            tracing::error!(engine, row = %confirmed.row, detail, "in doubt: an operator must decide");
+        }
+    }
+}
