@@ -11,3 +11,4 @@ mod config;
 mod http;
 mod inbox;
 mod rig;
+mod structure;
