@@ -10,6 +10,7 @@ mod failure;
 mod mistake;
 mod node;
 mod piece;
+mod routes;
 mod walk;
 
 pub use mistake::{Look, Mistake, Report, Weight};
@@ -128,7 +129,6 @@ impl Config {
             return Err(Report::new(file, text, mistakes));
         }
         tree.substitute(text, environment, &mut mistakes);
-        tree.read_secrets(&mut mistakes);
         let draft = Draft::of(&tree, &mut mistakes);
         check::check(&draft, &mut mistakes);
         let report = Report::new(file, text, mistakes);
@@ -165,8 +165,9 @@ impl<'a> Draft<'a> {
                 );
             }
         }
-        let mut replaced = Vec::new();
-        if tree.entry("inbox").is_none() {
+        let mut replaced = tree.unknown();
+        let inbox = tree.entry("inbox").is_some();
+        if !inbox {
             mistakes.push(
                 Mistake::error(0..0, "the section [inbox] is missing")
                     .help("[inbox]\nurl = \"postgres://user@host/database\""),
@@ -174,7 +175,9 @@ impl<'a> Draft<'a> {
         }
         Self {
             tree,
-            inbox: section(tree, "inbox", mistakes, &mut replaced),
+            inbox: inbox
+                .then(|| section(tree, "inbox", mistakes, &mut replaced))
+                .flatten(),
             http: section(tree, "http", mistakes, &mut replaced),
             intake: section(tree, "intake", mistakes, &mut replaced),
             sweeper: section(tree, "sweeper", mistakes, &mut replaced),
@@ -187,10 +190,16 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Whether something at or below this place has been reported already.
-    fn is_replaced(&self, span: &Range<usize>) -> bool {
-        let within = |place: &Range<usize>| span.start <= place.start && place.end <= span.end;
-        self.replaced.iter().any(within)
+    /// Whether something at this path, or directly below it, has been reported already.
+    fn is_replaced(&self, path: &[&str]) -> bool {
+        let reported = |span: &Range<usize>| self.replaced.contains(span);
+        let below = self.tree.at(path).and_then(|(_, node)| node.table());
+        reported(&self.tree.locate(path))
+            || below.is_some_and(|entries| {
+                entries
+                    .iter()
+                    .any(|(key, node)| reported(&key.span) || reported(&node.span))
+            })
     }
 
     /// `None` only when a section is missing, which has been reported.

@@ -406,7 +406,11 @@ impl FromStr for Expression {
         }
         if text.starts_with('$') {
             return JsonPath::parse(text).map(Self::Path).map_err(|cause| {
-                format!("{text:?} is no JSONPath (RFC 9535): {}", cause.message())
+                format!(
+                    "{text:?} is no JSONPath (RFC 9535): {} at character {}",
+                    cause.message(),
+                    cause.position()
+                )
             });
         }
         if let Some(property) = text.strip_prefix('@') {
@@ -468,10 +472,38 @@ impl std::fmt::Display for Expression {
 
 impl<'de> Deserialize<'de> for Expression {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::String(text) => text.parse().map_err(serde::de::Error::custom),
-            literal => Ok(Self::Literal(literal)),
-        }
+        deserializer.deserialize_any(ExpressionVisitor)
+    }
+}
+
+/// A text is understood; a number or a boolean is a literal.
+struct ExpressionVisitor;
+
+impl serde::de::Visitor<'_> for ExpressionVisitor {
+    type Value = Expression;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an expression such as \"$.orderId\"")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Expression, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Expression, E> {
+        Ok(Expression::Literal(value.into()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Expression, E> {
+        Ok(Expression::Literal(number.into()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Expression, E> {
+        Ok(Expression::Literal(number.into()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Expression, E> {
+        Ok(Expression::Literal(number.into()))
     }
 }
 

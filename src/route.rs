@@ -5,6 +5,7 @@
 //! Knows no broker, no database and no engine beyond their names.
 
 mod config;
+mod either;
 
 pub use config::{
     ApplyConfig, Condition, CorrelateConfig, OnConflict, OnDead, OnExpiry, OnNoMatch, RouteConfig,

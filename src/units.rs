@@ -44,12 +44,28 @@ impl fmt::Debug for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|cause| {
-            serde::de::Error::custom(format!(
-                "expected a duration such as \"250ms\", \"30s\" or \"3d\", found {text:?}: {cause}"
-            ))
+        deserializer.deserialize_str(Quantity {
+            expected: "a duration such as \"250ms\", \"30s\" or \"3d\"",
+            parse: |text| humantime::parse_duration(text).map(Self).ok(),
         })
+    }
+}
+
+/// A text that one function understands; a bare number is refused, because it says no unit.
+struct Quantity<T> {
+    expected: &'static str,
+    parse: fn(&str) -> Option<T>,
+}
+
+impl<T> serde::de::Visitor<'_> for Quantity<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        (self.parse)(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
     }
 }
 
@@ -101,14 +117,13 @@ impl fmt::Debug for Size {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse::<bytesize::ByteSize>()
-            .map(|size| Self(size.as_u64()))
-            .map_err(|cause| {
-                serde::de::Error::custom(format!(
-                    "expected a size such as \"64KiB\" or \"16MiB\", found {text:?}: {cause}"
-                ))
-            })
+        deserializer.deserialize_str(Quantity {
+            expected: "a size such as \"64KiB\" or \"16MiB\"",
+            parse: |text| {
+                let size = text.parse::<bytesize::ByteSize>().ok()?;
+                Some(Self(size.as_u64()))
+            },
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use serde::de::{Expected, Unexpected};
 
 use super::mistake::Mistake;
 use super::node::Node;
+use super::piece::Stand;
 
 /// A node's identity; the tree does not move while it is deserialised.
 pub type Place = *const Node;
@@ -23,17 +24,17 @@ pub fn instead(found: &str, expected: &[&str]) -> String {
     match near {
         Some((_, name)) => format!("did you mean `{name}`?"),
         None if expected.is_empty() => "there is nothing to be set here".to_owned(),
-        None => format!("expected {}", listed(expected)),
+        None => format!("expected {}", listed(expected, "or")),
     }
 }
 
 /// `` `a`, `b` or `c` ``.
-pub fn listed(names: &[&str]) -> String {
+pub fn listed(names: &[&str], or: &str) -> String {
     let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.as_slice() {
         [] => "nothing".to_owned(),
         [one] => one.clone(),
-        [all @ .., last] => format!("{} or {last}", all.join(", ")),
+        [all @ .., last] => format!("{} {or} {last}", all.join(", ")),
     }
 }
 
@@ -56,6 +57,11 @@ pub enum Kind {
         expected: &'static [&'static str],
     },
     Missing(&'static str),
+    /// A key that a type does not have, where the table was not asked with its keys.
+    Unknown {
+        field: String,
+        expected: &'static [&'static str],
+    },
     /// The stand-in is not good enough for the type.
     NoStandIn,
 }
@@ -70,6 +76,8 @@ pub struct At {
     /// The value and what stands in the file for it, where they differ.
     pub hidden: Option<(String, String)>,
     pub secret: bool,
+    /// What stood in for the node.
+    pub stand: Option<Stand>,
 }
 
 impl At {
@@ -84,6 +92,10 @@ impl At {
                 Some(instead(found, expected)),
             ),
             Kind::Missing(field) => (format!("`{field}` is missing here"), None),
+            Kind::Unknown { field, expected } => (
+                format!("unknown key `{field}`"),
+                Some(instead(field, expected)),
+            ),
             Kind::NoStandIn => return Mistake::error(self.point.clone(), "this cannot be used"),
         };
         if let Some((value, written)) = self.hidden.as_ref().filter(|(value, _)| !value.is_empty())
@@ -114,7 +126,16 @@ impl std::error::Error for Failure {}
 
 impl serde::de::Error for Failure {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(Kind::Custom(message.to_string()))
+        let message = message.to_string();
+        Self::new(Kind::Custom(match message.as_str() {
+            "invalid socket address syntax" => {
+                "expected an address and a port, such as \"127.0.0.1:9464\"".to_owned()
+            }
+            text if text.starts_with("data did not match any variant") => {
+                "this value is not possible here".to_owned()
+            }
+            _ => message,
+        }))
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -131,6 +152,13 @@ impl serde::de::Error for Failure {
     fn unknown_variant(found: &str, expected: &'static [&'static str]) -> Self {
         Self::new(Kind::Variant {
             found: found.to_owned(),
+            expected,
+        })
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        Self::new(Kind::Unknown {
+            field: field.to_owned(),
             expected,
         })
     }
@@ -153,16 +181,20 @@ fn found_words(found: Unexpected<'_>) -> String {
     }
 }
 
+/// Of an unsigned type such as `u16`.
+fn whole_number(min: u64, name: &str) -> String {
+    let bits = name[1..].parse().unwrap_or(64);
+    match u64::MAX >> (64 - bits) {
+        u64::MAX => format!("a whole number, {min} or more"),
+        max => format!("a whole number from {min} to {max}"),
+    }
+}
+
 /// serde's words for a type, in those of the file.
 fn expected_words(expected: &str) -> String {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => {
-            let bits = expected[1..].parse().unwrap_or(64);
-            match u64::MAX >> (64 - bits) {
-                u64::MAX => "a whole number, 0 or more".to_owned(),
-                max => format!("a whole number from 0 to {max}"),
-            }
-        }
+        "u8" | "u16" | "u32" | "u64" | "usize" => whole_number(0, expected),
+        _ if expected.starts_with("a nonzero u") => whole_number(1, &expected[10..]),
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".to_owned(),
         "f32" | "f64" => "a number".to_owned(),
         "a sequence" => "a list".to_owned(),

@@ -6,8 +6,8 @@ use std::fmt;
 use std::ops::Range;
 
 use miette::{
-    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity,
-    SourceCode,
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError,
+    MietteSpanContents, Severity, SourceCode, SourceSpan, SpanContents,
 };
 
 /// One thing that is wrong, or doubtful, and where.
@@ -108,19 +108,18 @@ impl Report {
             Look::Graphical => GraphicalReportHandler::new_themed(GraphicalTheme::unicode()),
             Look::Plain => GraphicalReportHandler::new_themed(GraphicalTheme::none()),
         }
-        .with_context_lines(0)
         .with_links(false)
         .with_width(100);
-        let source = NamedSource::new(&self.file, self.text.clone());
         let mut out = String::new();
         for mistake in &self.mistakes {
-            let shown = Shown {
-                mistake,
-                source: &source,
-                end: self.text.len(),
-            };
             // Writing to a string does not fail.
-            let _ = handler.render_report(&mut out, &shown);
+            let _ = handler.render_report(
+                &mut out,
+                &Shown {
+                    mistake,
+                    report: self,
+                },
+            );
         }
         out
     }
@@ -150,12 +149,11 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
-/// A mistake as miette wants it.
+/// A mistake as miette wants it, and the one line of the file that it stands in.
 #[derive(Debug)]
 struct Shown<'a> {
     mistake: &'a Mistake,
-    source: &'a NamedSource<String>,
-    end: usize,
+    report: &'a Report,
 }
 
 impl fmt::Display for Shown<'_> {
@@ -180,15 +178,46 @@ impl Diagnostic for Shown<'_> {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        Some(self.source)
+        Some(self)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let start = self.mistake.span.start.min(self.end.saturating_sub(1));
-        let length = self.mistake.span.end.saturating_sub(start).max(1);
-        Some(Box::new(std::iter::once(LabeledSpan::new(
-            None, start, length,
-        ))))
+        let text = &self.report.text;
+        let start = self.mistake.span.start.min(text.len() - 1);
+        // Of a value of several lines the first one is enough.
+        let line = text[start..].find('\n').unwrap_or(1);
+        let length = self.mistake.span.end.saturating_sub(start).min(line).max(1);
+        let label = LabeledSpan::new(None, start, length);
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+impl SourceCode for Shown<'_> {
+    /// miette asks without context for the place itself, and with context for what to show.
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        lines_before: usize,
+        _lines_after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let text = &self.report.text;
+        let (line, column) = self.report.position(self.mistake);
+        let file = self.report.file.clone();
+        let (start, end, column) = if lines_before == 0 {
+            (span.offset(), span.offset() + span.len(), column - 1)
+        } else {
+            let start = text[..span.offset()].rfind('\n').map_or(0, |at| at + 1);
+            let end = text[span.offset()..].find('\n');
+            (start, end.map_or(text.len(), |at| at + span.offset()), 0)
+        };
+        Ok(Box::new(MietteSpanContents::new_named(
+            file,
+            &text.as_bytes()[start..end],
+            (start, end - start).into(),
+            line - 1,
+            column,
+            1,
+        )))
     }
 }
 
@@ -198,7 +227,13 @@ const SECRET_WORDS: [&str; 6] = ["pass", "secret", "token", "pwd", "credential",
 /// Whether a key of that name holds a secret, also when the name is misspelled.
 pub fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    !key.ends_with("_file") && SECRET_WORDS.iter().any(|word| key.contains(word))
+    let misspelled = |part: &str| {
+        let distance = |word| strsim::damerau_levenshtein(part, word);
+        distance("password") <= 3 || distance("token") <= 1 || distance("secret") <= 2
+    };
+    !key.ends_with("_file")
+        && (SECRET_WORDS.iter().any(|word| key.contains(word))
+            || key.split(['.', '_', '-']).any(misspelled))
 }
 
 /// The text with every secret replaced by asterisks, each line as long as before.

@@ -1,9 +1,8 @@
 //! The configuration as a tree in which every key and value knows where it stands in the file.
 //!
-//! Owns the substitution of `${VAR}` and the reading of `*_file` secrets, both after parsing, so that no
-//! value can change the file's structure. Knows no section and no key but the names of secrets.
-//! Invariant: a value that came from the environment or from another file is never shown: its node keeps
-//! the text that stands in the file.
+//! Owns the substitution of `${VAR}` after parsing, so that no value can change the file's structure.
+//! Knows no section and no key. Invariant: a value that came from the environment is never shown: its
+//! node keeps the text that stands in the file.
 
 use std::ops::Range;
 
@@ -14,9 +13,6 @@ use super::mistake::Mistake;
 
 /// Where a process finds its environment; a parameter, so that tests have one of their own.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// Keys that hold a secret; each may be written as `KEY_file` instead, naming the file that holds it.
-pub const SECRET_KEYS: [&str; 5] = ["url", "uri", "password", "passphrase", "token"];
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
@@ -35,6 +31,8 @@ pub enum Value {
     Float(f64),
     Boolean(bool),
     Datetime(String),
+    /// A value that could not be found out, which is reported already.
+    Unknown,
     List(Vec<Node>),
     /// In the file's order.
     Table(Vec<(Key, Node)>),
@@ -80,20 +78,77 @@ impl Node {
             .map(|(key, node)| (key, node))
     }
 
-    /// What to point at for this path: the value, or the key of the last table on the way that is there.
-    pub fn locate(&self, path: &[&str]) -> Range<usize> {
-        let (mut node, mut span) = (self, self.span.clone());
-        for name in path {
-            let Some((key, value)) = node.entry(name) else {
-                return span;
-            };
-            span = match &value.value {
-                Value::Table(_) => key.span.clone(),
-                _ => value.span.clone(),
-            };
-            node = value;
+    /// Where the values stand that could not be found out.
+    pub fn unknown(&self) -> Vec<Range<usize>> {
+        match &self.value {
+            Value::Unknown => vec![self.span.clone()],
+            Value::Table(entries) => entries
+                .iter()
+                .flat_map(|(_, node)| node.unknown())
+                .collect(),
+            Value::List(nodes) => nodes.iter().flat_map(Self::unknown).collect(),
+            _ => Vec::new(),
         }
-        span
+    }
+
+    /// Whether the file has something at this path.
+    pub fn has(&self, path: &[&str]) -> bool {
+        let wanted = path.last();
+        let found = self.at(path).and_then(|(key, _)| key);
+        found.is_some_and(|key| Some(&key.name.as_str()) == wanted)
+    }
+
+    /// What to point at for this path: the value, or the key where the value is a table. Where the path
+    /// leaves the tree, the last thing on the way that is there.
+    ///
+    /// A part of the path may be dotted and have an index, as parts of the program say it: `tls.ca_file`,
+    /// `uris[0]`; a key of the file may hold dots itself.
+    pub fn locate(&self, path: &[&str]) -> Range<usize> {
+        match self.at(path) {
+            Some((Some(key), node)) if node.table().is_some() => key.span.clone(),
+            Some((_, node)) => node.span.clone(),
+            None => self.span.clone(),
+        }
+    }
+
+    /// The last thing on this path that is there, with its key, if it has one.
+    pub fn at(&self, path: &[&str]) -> Option<(Option<&Key>, &Node)> {
+        let mut found: Option<(Option<&Key>, &Node)> = None;
+        for part in path {
+            let mut rest = *part;
+            while !rest.is_empty() {
+                let node = found.map_or(self, |(_, node)| node);
+                let Some((next, after)) = node.step(rest) else {
+                    return found;
+                };
+                (found, rest) = (Some(next), after);
+            }
+        }
+        found
+    }
+
+    /// One step along a dotted path: the longest key that it begins with, or an index.
+    fn step<'n, 'p>(&'n self, path: &'p str) -> Option<((Option<&'n Key>, &'n Node), &'p str)> {
+        match &self.value {
+            Value::Table(entries) => entries
+                .iter()
+                .filter_map(|(key, node)| {
+                    let rest = path.strip_prefix(key.name.as_str())?;
+                    let rest = match rest.strip_prefix('.') {
+                        Some(rest) => rest,
+                        None if rest.is_empty() || rest.starts_with('[') => rest,
+                        None => return None,
+                    };
+                    Some(((Some(key), node), rest))
+                })
+                .min_by_key(|(_, rest)| rest.len()),
+            Value::List(nodes) => {
+                let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
+                let node = nodes.get(index.parse::<usize>().ok()?)?;
+                Some(((None, node), rest.strip_prefix('.').unwrap_or(rest)))
+            }
+            _ => None,
+        }
     }
 
     /// Replaces `${VAR}` and `${VAR:-default}` in every string.
@@ -114,7 +169,7 @@ impl Node {
                         None => self.span.clone(),
                     };
                     mistakes.push(Mistake::error(span, wrong.message).help(wrong.help));
-                    self.written = Some(value.clone());
+                    self.value = Value::Unknown;
                 }
             },
             Value::List(nodes) => {
@@ -127,63 +182,13 @@ impl Node {
                     node.substitute(text, environment, mistakes);
                 }
             }
-            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+            Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Datetime(_)
+            | Value::Unknown => {}
         }
     }
-
-    /// Puts the content of the named file in the place of every `*_file` key of a secret.
-    pub fn read_secrets(&mut self, mistakes: &mut Vec<Mistake>) {
-        match &mut self.value {
-            Value::Table(entries) => {
-                for index in 0..entries.len() {
-                    let Some(secret) = secret_of(&entries[index].0.name) else {
-                        entries[index].1.read_secrets(mistakes);
-                        continue;
-                    };
-                    let span = entries[index].0.span.clone();
-                    if entries.iter().any(|(key, _)| key.name == secret) {
-                        mistakes.push(Mistake::error(
-                            span,
-                            format!("`{secret}` and `{secret}_file` exclude each other"),
-                        ));
-                    }
-                    let (key, node) = &mut entries[index];
-                    secret.clone_into(&mut key.name);
-                    node.read_secret(mistakes);
-                }
-            }
-            Value::List(nodes) => nodes
-                .iter_mut()
-                .for_each(|node| node.read_secrets(mistakes)),
-            _ => {}
-        }
-    }
-
-    fn read_secret(&mut self, mistakes: &mut Vec<Mistake>) {
-        let Value::String(path) = &mut self.value else {
-            mistakes.push(Mistake::error(
-                self.span.clone(),
-                "expected the path of a file that holds the secret",
-            ));
-            return;
-        };
-        match std::fs::read_to_string(&path) {
-            Ok(content) => {
-                let secret = content.trim_end_matches(['\r', '\n']).to_owned();
-                self.written = Some(std::mem::replace(path, secret));
-            }
-            Err(cause) => {
-                let message = format!("the file {path:?} cannot be read: {cause}");
-                mistakes.push(Mistake::error(self.span.clone(), message));
-            }
-        }
-    }
-}
-
-/// `password` of `password_file`; `None` for every other key, such as `ca_file`.
-fn secret_of(key: &str) -> Option<&'static str> {
-    let stem = key.strip_suffix("_file")?;
-    SECRET_KEYS.into_iter().find(|secret| *secret == stem)
 }
 
 fn entries(table: DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Vec<(Key, Node)> {
@@ -204,7 +209,7 @@ fn node(value: Spanned<DeValue<'_>>, mistakes: &mut Vec<Mistake>) -> Node {
     let span = value.span();
     let mut refuse = |what: &str| {
         mistakes.push(Mistake::error(span.clone(), what));
-        Value::Integer(0)
+        Value::Unknown
     };
     let value = match value.into_inner() {
         DeValue::String(text) => Value::String(text.into_owned()),

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::failure::{At, Failure, Kind, Place, instead};
 use super::mistake::Mistake;
-use super::node::{Key, Node};
+use super::node::{Key, Node, Value};
 use super::walk::Walk;
 
 /// What one piece of the file became.
@@ -35,6 +35,7 @@ pub fn piece<T: DeserializeOwned>(
             node,
             header,
             key: "",
+            from_file: false,
             repair: &repair,
         };
         match T::deserialize(walk) {
@@ -68,14 +69,15 @@ pub struct Repair {
     mistakes: RefCell<Vec<Mistake>>,
     stands: RefCell<BTreeMap<Place, Stand>>,
     missing: RefCell<BTreeSet<(Place, &'static str)>>,
-    unknown: RefCell<BTreeSet<usize>>,
+    refused: RefCell<BTreeSet<usize>>,
     replaced: RefCell<Vec<Range<usize>>>,
 }
 
 impl Repair {
     /// What stands in for this node, if anything does.
     pub fn stand(&self, node: &Node) -> Option<Stand> {
-        self.stands.borrow().get(&std::ptr::from_ref(node)).copied()
+        let stand = self.stands.borrow().get(&std::ptr::from_ref(node)).copied();
+        stand.or(matches!(node.value, Value::Unknown).then_some(Stand::Anything))
     }
 
     /// The fields that the table does not have and that are to be made up.
@@ -89,8 +91,7 @@ impl Repair {
     /// Records the failure, and arranges that the next round goes past it; `false` when it cannot.
     fn learn(&self, failure: Failure) -> bool {
         let Some(at) = failure.at else { return false };
-        let stand = self.stands.borrow().get(&at.place).copied();
-        match (failure.kind, stand) {
+        match (failure.kind, at.stand) {
             (Kind::Missing(field), _) => {
                 let new = self.missing.borrow_mut().insert((at.place, field));
                 // A key that is there has been reported, and its stand-in was of no use.
@@ -117,13 +118,29 @@ impl Repair {
         self.mistakes.borrow_mut().push(at.mistake(kind));
     }
 
+    /// `password` and `password_file`.
+    pub fn refuse_second(&self, key: &Key, secret: &str) {
+        self.refuse(
+            key,
+            format!("`{}` and `{secret}` exclude each other", key.name),
+            None,
+        );
+    }
+
     /// A key that the type does not have; it is left out, and the rest goes on.
     pub fn refuse_unknown(&self, key: &Key, expected: &[&str]) {
-        if self.unknown.borrow_mut().insert(key.span.start) {
+        let message = format!("unknown key `{}`", key.name);
+        self.refuse(key, message, Some(instead(&key.name, expected)));
+    }
+
+    /// Every round meets the key again.
+    fn refuse(&self, key: &Key, message: String, help: Option<String>) {
+        if self.refused.borrow_mut().insert(key.span.start) {
             self.replaced.borrow_mut().push(key.span.clone());
-            let mistake = Mistake::error(key.span.clone(), format!("unknown key `{}`", key.name))
-                .help(instead(&key.name, expected));
-            self.mistakes.borrow_mut().push(mistake);
+            self.mistakes.borrow_mut().push(Mistake {
+                help,
+                ..Mistake::error(key.span.clone(), message)
+            });
         }
     }
 }

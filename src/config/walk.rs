@@ -3,10 +3,8 @@
 
 use std::ops::Range;
 
-use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{
-    DeserializeSeed, Deserializer, IntoDeserializer as _, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::value::{MapAccessDeserializer, MapDeserializer, SeqDeserializer, StrDeserializer};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::failure::{At, Failure, Kind};
@@ -21,7 +19,28 @@ pub struct Walk<'a> {
     /// What the caret points at when the node is a table: its key.
     pub header: &'a Range<usize>,
     pub key: &'a str,
+    /// The value names a file that holds the value.
+    pub from_file: bool,
     pub repair: &'a Repair,
+}
+
+/// Keys that hold a secret. Each may be written as `KEY_file` instead, naming the file that holds it,
+/// also where its type knows nothing of that.
+pub const SECRETS: [&str; 7] = [
+    "url",
+    "uris",
+    "password",
+    "passphrase",
+    "token",
+    "key_pass",
+    "management_url",
+];
+
+/// `password` of `password_file`, where the type has only the former.
+fn secret_of(key: &str, fields: &'static [&'static str]) -> Option<&'static str> {
+    let stem = key.strip_suffix("_file")?;
+    let field = fields.iter().find(|field| **field == stem)?;
+    (SECRETS.contains(field) && !fields.contains(&key)).then_some(*field)
 }
 
 impl Walk<'_> {
@@ -44,7 +63,8 @@ impl Walk<'_> {
                     (Value::String(value), Some(written)) => Some((value.clone(), written.clone())),
                     _ => None,
                 },
-                secret: is_secret(self.key),
+                secret: self.from_file || is_secret(self.key),
+                stand: self.repair.stand(self.node),
             })
         });
         Failure {
@@ -53,11 +73,26 @@ impl Walk<'_> {
         }
     }
 
+    /// The content of the file that the value names, without its last line's end.
+    fn content(self) -> Result<String, Failure> {
+        let failure = |what| Failure::new(Kind::Custom(what));
+        let Value::String(path) = &self.node.value else {
+            return Err(failure("expected the path of a file".to_owned()));
+        };
+        let mut content = std::fs::read_to_string(path)
+            .map_err(|cause| failure(format!("the file {path:?} cannot be read: {cause}")))?;
+        content.truncate(content.trim_end_matches(['\r', '\n']).len());
+        Ok(content)
+    }
+
     fn visit<'de, V: Visitor<'de>>(
         self,
         visitor: V,
         fields: Option<&'static [&'static str]>,
     ) -> Result<V::Value, Failure> {
+        if self.from_file {
+            return visitor.visit_string(self.content()?);
+        }
         match &self.node.value {
             Value::String(text) => visitor.visit_str(text),
             Value::Integer(number) => match (i64::try_from(*number), u64::try_from(*number)) {
@@ -70,6 +105,7 @@ impl Walk<'_> {
             Value::Datetime(at) => Err(Failure::new(Kind::Custom(format!(
                 "no key takes a date; as a text it is written \"{at}\""
             )))),
+            Value::Unknown => StandIn.deserialize_any(visitor),
             Value::List(nodes) => visitor.visit_seq(Elements {
                 walk: self,
                 rest: nodes.iter(),
@@ -79,10 +115,7 @@ impl Walk<'_> {
                 rest: entries.iter(),
                 value: None,
                 fields,
-                made_up: match fields {
-                    Some(_) => self.repair.made_up(self.node),
-                    None => Vec::new(),
-                },
+                made_up: self.repair.made_up(self.node),
             }),
         }
     }
@@ -95,9 +128,9 @@ macro_rules! methods {
             let ($walk, $visitor) = (self, visitor);
             let result = match self.repair.stand(self.node) {
                 Some(_) => StandIn.$method($($arg,)* $visitor),
-                None => $body,
+                None => (|| $body)(),
             };
-            result.map_err(|failure| $walk.locate(failure))
+            result.map_err(|failure| self.locate(failure))
         }
     )*};
 }
@@ -133,7 +166,10 @@ impl<'de> Deserializer<'de> for Walk<'_> {
         deserialize_f64() = |walk, visitor| parsed!(walk, visitor, visit_f64, f64);
         deserialize_string() = |walk, visitor| walk.visit(visitor, None);
         deserialize_str() = |walk, visitor| walk.visit(visitor, None);
-        deserialize_seq() = |walk, visitor| walk.visit(visitor, None);
+        deserialize_seq() = |walk, visitor| match walk.from_file {
+            true => visitor.visit_seq(SeqDeserializer::<_, Failure>::new(walk.content()?.lines())),
+            false => walk.visit(visitor, None),
+        };
         deserialize_map() = |walk, visitor| walk.visit(visitor, None);
         deserialize_option() = |walk, visitor| visitor.visit_some(walk);
         deserialize_newtype_struct(name: &'static str) = |walk, visitor| {
@@ -179,19 +215,19 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
         seed: T,
     ) -> Result<Option<T::Value>, Failure> {
         let repair = self.walk.repair;
-        match self
+        let next = self
             .rest
-            .find(|node| repair.stand(node) != Some(Stand::Nothing))
-        {
-            None => Ok(None),
-            Some(node) => seed
-                .deserialize(Walk {
-                    node,
-                    header: &node.span,
-                    ..self.walk
-                })
-                .map(Some),
-        }
+            .find(|node| repair.stand(node) != Some(Stand::Nothing));
+        let Some(node) = next else { return Ok(None) };
+        let walk = Walk {
+            node,
+            header: &node.span,
+            from_file: false,
+            ..self.walk
+        };
+        seed.deserialize(walk)
+            .map(Some)
+            .map_err(|failure| walk.locate(failure))
     }
 }
 
@@ -199,11 +235,47 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
 struct Entries<'a> {
     walk: Walk<'a>,
     rest: std::slice::Iter<'a, (Key, Node)>,
-    /// Key and value of what was read last; without one its value is made up.
-    value: Option<&'a (Key, Node)>,
+    /// What was read last, without its value; `None`: its value is made up.
+    value: Option<Walk<'a>>,
     /// The keys that the type has; `None`: any.
     fields: Option<&'static [&'static str]>,
     made_up: Vec<&'static str>,
+}
+
+impl<'a> Entries<'a> {
+    /// The next key that the type has, by the name that it has there; the others are reported.
+    fn next_known(&mut self) -> Option<(&'a str, Walk<'a>)> {
+        let repair = self.walk.repair;
+        for (key, node) in self.rest.by_ref() {
+            if repair.stand(node) == Some(Stand::Nothing) {
+                continue;
+            }
+            let walk = Walk {
+                node,
+                header: &key.span,
+                key: &key.name,
+                from_file: false,
+                repair,
+            };
+            let Some(fields) = self.fields else {
+                return Some((&key.name, walk));
+            };
+            if fields.contains(&key.name.as_str()) {
+                return Some((&key.name, walk));
+            }
+            match secret_of(&key.name, fields) {
+                None => repair.refuse_unknown(key, fields),
+                Some(secret) if self.walk.node.entry(secret).is_some() => {
+                    repair.refuse_second(key, secret);
+                }
+                Some(secret) => {
+                    let from_file = true;
+                    return Some((secret, Walk { from_file, ..walk }));
+                }
+            }
+        }
+        None
+    }
 }
 
 impl<'de> MapAccess<'de> for Entries<'_> {
@@ -213,38 +285,40 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Failure> {
-        let repair = self.walk.repair;
-        for entry in self.rest.by_ref() {
-            let (key, node) = entry;
-            if repair.stand(node) == Some(Stand::Nothing) {
-                continue;
+        // What is wrong with a key is said of its value's node, but points at the key.
+        let (name, found) = match self.next_known() {
+            Some((name, walk)) => {
+                self.value = Some(walk);
+                (name, Some(walk))
             }
-            match self.fields {
-                Some(fields) if !fields.contains(&key.name.as_str()) => {
-                    repair.refuse_unknown(key, fields);
-                    continue;
-                }
-                _ => {}
+            None => {
+                let Some(field) = self.made_up.pop() else {
+                    return Ok(None);
+                };
+                self.value = None;
+                (field, None)
             }
-            self.value = Some(entry);
-            let name = StrDeserializer::<Failure>::new(&key.name);
-            return seed.deserialize(name).map(Some);
-        }
-        let Some(field) = self.made_up.pop() else {
-            return Ok(None);
         };
-        self.value = None;
-        seed.deserialize(field.into_deserializer()).map(Some)
+        seed.deserialize(StrDeserializer::new(name))
+            .map(Some)
+            .map_err(|failure: Failure| match found {
+                None => failure,
+                Some(walk) => {
+                    let mut failure = walk.locate(failure);
+                    if let Some(at) = &mut failure.at {
+                        at.point = walk.header.clone();
+                    }
+                    failure
+                }
+            })
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Failure> {
         match self.value.take() {
-            Some((key, node)) => seed.deserialize(Walk {
-                node,
-                header: &key.span,
-                key: &key.name,
-                ..self.walk
-            }),
+            // A type may judge a text after the deserializer is done with it.
+            Some(walk) => seed
+                .deserialize(walk)
+                .map_err(|failure| walk.locate(failure)),
             None => seed.deserialize(StandIn),
         }
     }
@@ -280,7 +354,7 @@ impl<'de> Deserializer<'de> for StandIn {
         deserialize_u64() = |visitor| visitor.visit_i64(1);
         deserialize_f32() = |visitor| visitor.visit_f64(1.0);
         deserialize_f64() = |visitor| visitor.visit_f64(1.0);
-        deserialize_seq() = |visitor| visitor.visit_seq(serde::de::value::SeqDeserializer::new(std::iter::empty::<&str>()));
+        deserialize_seq() = |visitor| visitor.visit_seq(SeqDeserializer::<_, Failure>::new(std::iter::empty::<&str>()));
         deserialize_map() = |visitor| visitor.visit_map(empty());
         deserialize_option() = |visitor| visitor.visit_none();
         deserialize_newtype_struct(_name: &'static str) = |visitor| visitor.visit_newtype_struct(Self);
@@ -297,5 +371,5 @@ impl<'de> Deserializer<'de> for StandIn {
 }
 
 fn empty<'de>() -> impl MapAccess<'de, Error = Failure> {
-    serde::de::value::MapDeserializer::new(std::iter::empty::<(&str, &str)>())
+    MapDeserializer::new(std::iter::empty::<(&str, &str)>())
 }

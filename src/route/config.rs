@@ -51,8 +51,8 @@ pub struct RouteConfig {
 }
 
 /// One condition, or a list of which all must hold.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(untagged)]
 pub enum When {
     One(Condition),
     All(Vec<Condition>),
@@ -95,8 +95,8 @@ impl Condition {
 }
 
 /// What a condition compares with.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(untagged)]
 pub enum Scalar {
     Text(String),
     Number(serde_json::Number),
@@ -234,11 +234,17 @@ pub struct ApplyConfig {
 }
 
 /// A value whose type follows JSON, or is named.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(untagged)]
 pub enum VariableConfig {
     Typed(TypedVariable),
     Plain(Expression),
+}
+
+impl VariableConfig {
+    pub(super) fn literal(value: impl Into<serde_json::Value>) -> Self {
+        Self::Plain(Expression::Literal(value.into()))
+    }
 }
 
 /// `{ from = "$.paidAt", type = "date" }`.
