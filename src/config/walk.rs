@@ -85,6 +85,15 @@ impl Walk<'_> {
         Ok(content)
     }
 
+    /// A list in a file of its own has one element a line.
+    fn visit_list<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
+        if !self.from_file {
+            return self.visit(visitor, None);
+        }
+        let content = self.content()?;
+        visitor.visit_seq(SeqDeserializer::<_, Failure>::new(content.lines()))
+    }
+
     fn visit<'de, V: Visitor<'de>>(
         self,
         visitor: V,
@@ -128,7 +137,7 @@ macro_rules! methods {
             let ($walk, $visitor) = (self, visitor);
             let result = match self.repair.stand(self.node) {
                 Some(_) => StandIn.$method($($arg,)* $visitor),
-                None => (|| $body)(),
+                None => $body,
             };
             result.map_err(|failure| self.locate(failure))
         }
@@ -166,10 +175,7 @@ impl<'de> Deserializer<'de> for Walk<'_> {
         deserialize_f64() = |walk, visitor| parsed!(walk, visitor, visit_f64, f64);
         deserialize_string() = |walk, visitor| walk.visit(visitor, None);
         deserialize_str() = |walk, visitor| walk.visit(visitor, None);
-        deserialize_seq() = |walk, visitor| match walk.from_file {
-            true => visitor.visit_seq(SeqDeserializer::<_, Failure>::new(walk.content()?.lines())),
-            false => walk.visit(visitor, None),
-        };
+        deserialize_seq() = |walk, visitor| walk.visit_list(visitor);
         deserialize_map() = |walk, visitor| walk.visit(visitor, None);
         deserialize_option() = |walk, visitor| visitor.visit_some(walk);
         deserialize_newtype_struct(name: &'static str) = |walk, visitor| {
@@ -286,19 +292,15 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         seed: K,
     ) -> Result<Option<K::Value>, Failure> {
         // What is wrong with a key is said of its value's node, but points at the key.
-        let (name, found) = match self.next_known() {
-            Some((name, walk)) => {
-                self.value = Some(walk);
-                (name, Some(walk))
-            }
-            None => {
-                let Some(field) = self.made_up.pop() else {
-                    return Ok(None);
-                };
-                self.value = None;
-                (field, None)
-            }
+        let (name, found) = if let Some((name, walk)) = self.next_known() {
+            (name, Some(walk))
+        } else {
+            let Some(field) = self.made_up.pop() else {
+                return Ok(None);
+            };
+            (field, None)
         };
+        self.value = found;
         seed.deserialize(StrDeserializer::new(name))
             .map(Some)
             .map_err(|failure: Failure| match found {

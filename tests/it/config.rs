@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 use sluice::config::{Config, Look, Report};
 
 /// A configuration without a mistake, to be spoiled by a test.
@@ -153,7 +153,7 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
     let uris: Vec<_> = rabbitmq
         .uris
         .iter()
-        .map(|uri| uri.expose_secret())
+        .map(ExposeSecret::expose_secret)
         .collect();
     assert_eq!(uris, ["amqp://one", "amqp://two"]);
 }
@@ -497,9 +497,8 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
 fn each_kind_of_mistake_says_where_and_what_was_expected() {
     let mut shown = String::new();
     for (about, replacements) in MISTAKES {
-        let report = match load(&spoiled(replacements)) {
-            Err(report) => report,
-            Ok(_) => panic!("{about}: there is no mistake"),
+        let Err(report) = load(&spoiled(replacements)) else {
+            panic!("{about}: there is no mistake");
         };
         let _ = writeln!(shown, "=== {about}\n{}", report.render(Look::Plain));
     }
