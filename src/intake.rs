@@ -20,6 +20,7 @@ pub use redrive::Driven;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use schemars::JsonSchema;
@@ -73,6 +74,8 @@ pub struct Intake<I: Inbox> {
     config: IntakeConfig,
     /// Something was handed: confirm may look.
     handed: Notify,
+    /// Batches that wait for the database; a drain does not wait with them.
+    stalled: AtomicUsize,
 }
 
 /// A delivery whose row cannot be written at all: its source stops, and the delivery stays unacknowledged.
@@ -103,6 +106,7 @@ impl<I: Inbox> Intake<I> {
             node,
             config,
             handed: Notify::new(),
+            stalled: AtomicUsize::new(0),
         }
     }
 

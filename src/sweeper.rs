@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 
 use crate::backoff::Delays;
-use crate::inbox::{DbError, Inbox, Retention};
+use crate::inbox::{Class, DbError, Inbox, Retention};
 use crate::intake::Intake;
 use crate::metrics;
 use crate::shutdown::Shutdown;
@@ -126,7 +126,11 @@ impl<I: Inbox> Sweeper<I> {
                 Ok(Round::Empty) => (pause * 2).clamp(busy, idle),
                 Err(error) => {
                     metrics::db_error(error.class.as_str());
-                    tracing::warn!(sweep, %error, "the round is tried again");
+                    if error.class == Class::Again {
+                        tracing::debug!(sweep, %error, "somebody was quicker, the round is tried again");
+                    } else {
+                        tracing::warn!(sweep, %error, "the round is tried again");
+                    }
                     failures.next_delay()
                 }
             };

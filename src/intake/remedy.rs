@@ -5,6 +5,7 @@
 //! makes the item dead.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::backoff::Delays;
@@ -89,8 +90,10 @@ impl<I: Inbox> Intake<I> {
             },
             Class::Again | Class::Outage => {
                 tracing::warn!(%error, messages = part.items.len(), "the batch is tried again");
+                let stalled = Stalled::new(&self.stalled);
                 tokio::time::sleep(part.delays.next_delay()).await;
                 self.until_database_answers(&mut part.delays).await;
+                drop(stalled);
                 if error.may_be_the_batch() {
                     part.failures += 1;
                 }
@@ -132,6 +135,22 @@ impl<I: Inbox> Intake<I> {
             tracing::warn!(%error, "the database does not answer, sources are paused");
             tokio::time::sleep(delays.next_delay()).await;
         }
+    }
+}
+
+/// Counts one batch as stalled for as long as it lives, also when the batch itself is dropped.
+struct Stalled<'a>(&'a AtomicUsize);
+
+impl<'a> Stalled<'a> {
+    fn new(stalled: &'a AtomicUsize) -> Self {
+        stalled.fetch_add(1, Ordering::SeqCst);
+        Self(stalled)
+    }
+}
+
+impl Drop for Stalled<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -4,6 +4,7 @@
 //! nothing can be taken the stream idles, and while the database is away no consumer opens.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -21,6 +22,9 @@ use super::{Intake, Stuck};
 
 /// A stream that lived this long was a good one: the next reconnection begins with a short delay again.
 const GOOD_STREAM: Duration = Duration::from_secs(30);
+
+/// How often a drain looks whether its last batches are stalled.
+const LOOK_AT_DRAIN: Duration = Duration::from_millis(100);
 
 /// Why a stream is no longer read.
 enum End {
@@ -114,7 +118,9 @@ impl<I: Inbox> Intake<I> {
                 under_way.push(self.accept(buffer.take()));
                 opened_at = Instant::now();
             }
-            if draining && under_way.is_empty() {
+            // A batch that waits for the database has nothing committed that is not repeated safely.
+            let stalled = self.stalled.load(Ordering::SeqCst) > 0;
+            if draining && (under_way.is_empty() || stalled) {
                 // What is only buffered goes back to the broker.
                 stream.close().await;
                 return End::Drained;
@@ -133,6 +139,7 @@ impl<I: Inbox> Intake<I> {
                     Err(error) => return End::Lost(error),
                 },
                 () = shutdown.draining(), if !draining => {}
+                () = tokio::time::sleep(LOOK_AT_DRAIN), if draining => {}
                 () = tokio::time::sleep(self.config.slow_batch.0),
                     if !buffer.deliveries.is_empty() && under_way.len() < max_batches => {}
             }
