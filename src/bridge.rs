@@ -126,13 +126,11 @@ where
             }
         }
     };
-    match failure {
-        Some(error) => Err(error),
-        None => {
-            tracing::info!("stopped");
-            Ok(code)
-        }
+    if let Some(error) = failure {
+        return Err(error);
     }
+    tracing::info!("stopped");
+    Ok(code)
 }
 
 fn board_is_draining(board: &Board) -> bool {

@@ -41,13 +41,13 @@ impl Part {
         }
     }
 
-    /// The two halves, or itself when it is a single item.
-    fn halves(mut self) -> Result<[Self; 2], Self> {
-        if self.items.len() < 2 {
-            return Err(self);
-        }
+    fn is_single(&self) -> bool {
+        self.items.len() < 2
+    }
+
+    fn halves(mut self) -> Vec<Self> {
         let right = self.items.split_off(self.items.len() / 2);
-        Ok([Self::new(self.items), Self::new(right)])
+        vec![Self::new(self.items), Self::new(right)]
     }
 }
 
@@ -84,10 +84,8 @@ impl<I: Inbox> Intake<I> {
                 tokio::time::sleep(delays.next_delay()).await;
                 Ok(vec![part])
             }
-            Class::Data | Class::Message => match part.halves() {
-                Ok(halves) => Ok(halves.into()),
-                Err(single) => Self::set_aside(single, error),
-            },
+            Class::Data | Class::Message if part.is_single() => Self::set_aside(part, error),
+            Class::Data | Class::Message => Ok(part.halves()),
             Class::Again | Class::Outage => {
                 tracing::warn!(%error, messages = part.items.len(), "the batch is tried again");
                 let stalled = Stalled::new(&self.stalled);
@@ -97,15 +95,12 @@ impl<I: Inbox> Intake<I> {
                 if error.may_be_the_batch() {
                     part.failures += 1;
                 }
-                if part.failures < FAILURES_UNTIL_HALVED {
-                    return Ok(vec![part]);
-                }
-                let failures = part.failures;
-                match part.halves() {
-                    Ok(halves) => Ok(halves.into()),
-                    Err(single) if failures < FAILURES_UNTIL_DEAD => Ok(vec![single]),
-                    Err(single) => Self::set_aside(single, error),
-                }
+                Ok(match part.failures {
+                    0..FAILURES_UNTIL_HALVED => vec![part],
+                    _ if !part.is_single() => part.halves(),
+                    0..FAILURES_UNTIL_DEAD => vec![part],
+                    _ => return Self::set_aside(part, error),
+                })
             }
         }
     }
