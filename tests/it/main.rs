@@ -11,4 +11,5 @@ mod config;
 mod http;
 mod inbox;
 mod rig;
+mod sources;
 mod structure;

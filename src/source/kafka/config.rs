@@ -162,7 +162,7 @@ fn yes() -> bool {
 }
 
 /// Settings that Sluice decides, and what the user writes instead.
-const OURS: [(&str, &str); 32] = [
+const OURS: [(&str, &str); 33] = [
     ("bootstrap.servers", "use `bootstrap_servers`"),
     ("metadata.broker.list", "use `bootstrap_servers`"),
     ("group.id", "use `group_id`"),
@@ -174,6 +174,7 @@ const OURS: [(&str, &str); 32] = [
     ("max.poll.interval.ms", "use `max_poll_interval`"),
     ("statistics.interval.ms", "use `statistics_interval`"),
     ("queued.max.messages.kbytes", "use `prefetch`"),
+    ("message.max.bytes", "it bounds what is produced"),
     ("enable.auto.commit", COMMITS),
     ("auto.commit.enable", COMMITS),
     ("auto.commit.interval.ms", COMMITS),
@@ -279,6 +280,9 @@ impl KafkaConfig {
     /// The client's settings. Reads the password file.
     pub(super) async fn client(&self, client_name: &str) -> Result<ClientConfig, SourceError> {
         let mut client = ClientConfig::new();
+        // One response; the client wants it between its `message.max.bytes` and a half of
+        // `receive.message.max.bytes`. A single larger record comes all the same.
+        let fetch = self.half_prefetch().clamp(1_000_000, 50 * 1024 * 1024);
         client
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("group.id", &self.group_id)
@@ -302,7 +306,11 @@ impl KafkaConfig {
                 "queued.max.messages.kbytes",
                 (self.half_prefetch() / 1024).max(1).to_string(),
             )
-            .set("fetch.max.bytes", self.half_prefetch().to_string())
+            .set("fetch.max.bytes", fetch.to_string())
+            .set(
+                "fetch.message.max.bytes",
+                fetch.min(1024 * 1024).to_string(),
+            )
             .set("fetch.queue.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "2000");
         match self.group_protocol {
@@ -436,6 +444,8 @@ impl KafkaSasl {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::consumer::BaseConsumer;
+
     use super::*;
 
     fn config(more: &str) -> KafkaConfig {
@@ -531,6 +541,17 @@ mod tests {
             client
                 .create_native_config()
                 .expect("librdkafka takes the settings");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_client_takes_the_smallest_and_the_largest_prefetch() {
+        for prefetch in ["64KiB", "16MiB", "2GiB"] {
+            let config = config(&format!("prefetch = '{prefetch}'"));
+            assert_eq!(config.validate(), []);
+            let client = config.client("test").await.expect("no file is read");
+            let made: Result<BaseConsumer, KafkaError> = client.create();
+            assert!(made.is_ok(), "{prefetch}: {:?}", made.err());
         }
     }
 

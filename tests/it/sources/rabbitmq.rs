@@ -1,0 +1,284 @@
+//! What only a RabbitMQ source does.
+
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use sluice::message::Text;
+use sluice::source::rabbitmq::{Rabbitmq, RabbitmqConfig};
+use sluice::source::{Level, Source, Stream};
+
+use super::brokers::{cut, rabbitmq_node};
+use super::{ALL, LIMIT, next, numbers, payloads, receipts, settle, take};
+use crate::rig::{Queue, QueueKind, Rig, headers, unique};
+
+async fn open(node: &Rabbitmq) -> Box<dyn Stream> {
+    node.open().await.expect("the source opens")
+}
+
+async fn publish(queue: &Queue, range: std::ops::Range<usize>) {
+    let messages = range.map(|n| (n.to_string().into_bytes(), BasicProperties::default()));
+    queue.publish_all(messages.collect()).await;
+}
+
+#[tokio::test]
+async fn deliveries_of_a_lost_connection_come_again_flagged_and_counted_by_quorum_queues() {
+    for kind in [QueueKind::Classic, QueueKind::Quorum] {
+        let queue = Rig::get().queue(kind).await;
+        let properties = BasicProperties::default().with_headers(headers(&[("type", "Paid")]));
+        queue.publish(b"1", properties).await;
+        let node = rabbitmq_node(&queue, "", false);
+        let mut stream = open(&node).await;
+        let first = take(&mut stream, 1).await.remove(0);
+        assert!(!first.redelivered);
+        assert_eq!(first.envelope.delivery_count.unwrap_or(0), 0);
+
+        cut(&queue, &mut stream).await;
+        let settled = stream.settle(vec![first.receipt]).await;
+        assert!(
+            settled.is_err(),
+            "an acknowledgement on a dead connection is told"
+        );
+        drop(stream);
+
+        let mut stream = open(&node).await;
+        let again = take(&mut stream, 1).await.remove(0);
+        assert!(again.redelivered);
+        let counted = (kind == QueueKind::Quorum).then_some(1);
+        assert_eq!(again.envelope.delivery_count, counted, "{kind:?}");
+        assert_eq!(again.envelope.headers, first.envelope.headers);
+        settle(&mut stream, vec![again]).await;
+        queue.wait_until_empty(LIMIT).await;
+        stream.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_queue_needs_an_operator_until_it_is_back() {
+    for kind in [QueueKind::Classic, QueueKind::Quorum] {
+        let queue = Rig::get().queue(kind).await;
+        let node = rabbitmq_node(&queue, "", false);
+        let mut stream = open(&node).await;
+        queue.delete().await;
+        let ended = tokio::time::timeout(LIMIT, stream.next(ALL)).await;
+        let ended = ended.expect("the stream ends with its queue");
+        let told = ended.expect_err("nothing can come").to_string();
+        assert!(told.contains(queue.name()), "{told}");
+        stream.close().await;
+
+        let missing = node.open().await.err().expect("there is no queue");
+        assert!(missing.needs_operator, "{missing:?}");
+
+        queue.declare().await;
+        publish(&queue, 0..1).await;
+        let mut stream = open(&node).await;
+        let taken = take(&mut stream, 1).await;
+        settle(&mut stream, taken).await;
+        stream.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_refused_password_needs_an_operator_and_is_never_printed() {
+    let uri = Rig::get().rabbitmq.uri().replace(":guest@", ":hunter2@");
+    let table = format!("uris = ['{uri}']\nqueue = 'q'");
+    let config: RabbitmqConfig = toml::from_str(&table).expect("the table is well formed");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let node = Rabbitmq::new(unique().into(), config, false, "test");
+    let refused = node.open().await.err().expect("the password is wrong");
+    assert!(refused.needs_operator, "{refused:?}");
+    assert!(!format!("{refused:?} {refused}").contains("hunter2"));
+
+    let wrong = "uris = ['ampq://guest:hunter2@host']\nqueue = 'q'";
+    let config: RabbitmqConfig = toml::from_str(wrong).expect("the table is well formed");
+    let mistakes = config.validate();
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    assert_eq!(mistakes[0].path, "uris[0]");
+    assert!(!mistakes[0].what.contains("hunter2"), "{mistakes:?}");
+}
+
+#[tokio::test]
+async fn after_a_failure_the_next_uri_is_tried() {
+    let queue = Rig::get().queue(QueueKind::Classic).await;
+    let table = format!(
+        "uris = ['amqp://127.0.0.1:1/%2f', '{}']\nqueue = '{}'",
+        queue.uri(),
+        queue.name()
+    );
+    let config: RabbitmqConfig = toml::from_str(&table).expect("the table is well formed");
+    let node = Rabbitmq::new(unique().into(), config, false, "test");
+    let refused = node.open().await.err().expect("nobody listens on port 1");
+    assert!(!refused.needs_operator, "{refused:?}");
+    assert!(refused.to_string().contains("127.0.0.1:1/"), "{refused}");
+    open(&node).await.close().await;
+}
+
+#[tokio::test]
+async fn a_declared_queue_is_made_and_another_shape_of_it_needs_an_operator() {
+    let name = unique();
+    let uri = Rig::get().rabbitmq.uri();
+    let node = |declare: &str| {
+        let table = format!("uris = ['{uri}']\nqueue = '{name}'\ndeclare = {declare}");
+        let config: RabbitmqConfig = toml::from_str(&table).expect("the table is well formed");
+        assert_eq!(config.validate(), []);
+        Rabbitmq::new(unique().into(), config, false, "test")
+    };
+    let quorum = node("{ type = 'quorum', arguments = { x-delivery-limit = 50 } }");
+    open(&quorum).await.close().await;
+    open(&quorum).await.close().await;
+    let other = node("{ type = 'classic' }").open().await;
+    let refused = other.err().expect("the queue is a quorum queue");
+    assert!(refused.needs_operator, "{refused:?}");
+    let (_connection, channel) = channel().await;
+    let deleted = channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default());
+    deleted.await.expect("the queue can be deleted");
+}
+
+#[tokio::test]
+async fn closing_an_ordered_stream_lets_nobody_overtake() {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    for kind in [QueueKind::Classic, QueueKind::Quorum] {
+        let broker = &Rig::get().rabbitmq;
+        let queue = broker.queue_with(kind, arguments.clone()).await;
+        publish(&queue, 0..50).await;
+        let mut active = open(&rabbitmq_node(&queue, "prefetch_count = 10", true)).await;
+        let mut held = take(&mut active, 10).await;
+        let mut standby = open(&rabbitmq_node(&queue, "prefetch_count = 10", true)).await;
+        drop(held.split_off(4));
+        settle(&mut active, held).await;
+        active.close().await;
+
+        let mut seen = Vec::new();
+        while seen.len() < 46 {
+            let taken = next(&mut standby, ALL).await;
+            seen.extend(payloads(&taken));
+            settle(&mut standby, taken).await;
+        }
+        assert_eq!(seen, numbers(4..50), "{kind:?}");
+        standby.close().await;
+    }
+}
+
+#[tokio::test]
+async fn unacknowledged_deliveries_are_bounded_by_the_prefetch_count() {
+    let queue = Rig::get().queue(QueueKind::Quorum).await;
+    publish(&queue, 0..100).await;
+    let mut stream = open(&rabbitmq_node(&queue, "prefetch_count = 7", false)).await;
+    let held = take(&mut stream, 7).await;
+    assert_eq!(queue.ready().await, 93, "the broker keeps the rest");
+    settle(&mut stream, held).await;
+    let more = take(&mut stream, 7).await;
+    assert_eq!(payloads(&more), numbers(7..14));
+    stream.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_queue_is_refused() {
+    let (_connection, channel) = channel().await;
+    let name = unique();
+    let mut arguments = FieldTable::default();
+    arguments.insert(
+        "x-queue-type".into(),
+        AMQPValue::LongString("stream".into()),
+    );
+    channel
+        .queue_declare(
+            name.as_str().into(),
+            QueueDeclareOptions::durable(),
+            arguments,
+        )
+        .await
+        .expect("the broker has streams");
+    let uri = Rig::get().rabbitmq.uri();
+    let table = format!("uris = ['{uri}']\nqueue = '{name}'");
+    let config: RabbitmqConfig = toml::from_str(&table).expect("the table is well formed");
+    let node = Rabbitmq::new(unique().into(), config, false, "test");
+    let mut stream = open(&node).await;
+    channel
+        .basic_publish(
+            "".into(),
+            name.as_str().into(),
+            BasicPublishOptions::default(),
+            b"1",
+            BasicProperties::default(),
+        )
+        .await
+        .expect("the broker takes it");
+    let ended = tokio::time::timeout(LIMIT, stream.next(ALL)).await;
+    let ended = ended.expect("the stream ends").expect_err("with an error");
+    assert!(ended.needs_operator, "{ended:?}");
+    assert!(ended.to_string().contains("is a stream"), "{ended}");
+    drop(stream);
+    let deleted = channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default());
+    deleted.await.expect("the queue can be deleted");
+}
+
+#[tokio::test]
+async fn properties_become_the_envelope() {
+    let queue = Rig::get().queue(QueueKind::Classic).await;
+    let mut table = headers(&[("tenant", "acme")]);
+    table.insert("attempt".into(), AMQPValue::LongInt(3));
+    let properties = BasicProperties::default()
+        .with_headers(table)
+        .with_type("Paid".into())
+        .with_message_id("m-1".into())
+        .with_correlation_id("c-1".into())
+        .with_content_type("application/json".into())
+        .with_timestamp(1_700_000_000);
+    queue.publish(b"{}", properties).await;
+    let mut stream = open(&rabbitmq_node(&queue, "", false)).await;
+    let envelope = take(&mut stream, 1).await.remove(0).envelope;
+    let header = |name| envelope.header(name).and_then(Text::as_str);
+    assert_eq!(header("tenant"), Some("acme"));
+    assert_eq!(header("attempt"), Some("3"));
+    assert_eq!(header("type"), Some("Paid"));
+    assert_eq!(envelope.message_id.as_deref(), Some("m-1"));
+    assert_eq!(envelope.correlation_id.as_deref(), Some("c-1"));
+    assert_eq!(envelope.content_type.as_deref(), Some("application/json"));
+    assert_eq!(envelope.routing_key.as_deref(), Some(queue.name()));
+    assert_eq!(envelope.timestamp, Some(1_700_000_000_000));
+    assert_eq!(envelope.coordinates(), None);
+    stream.close().await;
+}
+
+#[tokio::test]
+async fn a_look_at_the_queue_takes_nothing_from_it() {
+    let queue = Rig::get().queue(QueueKind::Classic).await;
+    publish(&queue, 0..3).await;
+    let found = rabbitmq_node(&queue, "", true).inspect().await;
+    let found = found.expect("the broker answers");
+    assert!(found[0].text.contains("3 messages"), "{found:?}");
+    let warned = found
+        .iter()
+        .any(|f| f.level == Level::Warning && f.text.contains("x-single-active-consumer"));
+    assert!(warned, "{found:?}");
+    assert_eq!(queue.ready().await, 3);
+    queue.delete().await;
+    let missing = rabbitmq_node(&queue, "", true).inspect().await;
+    assert!(missing.expect_err("there is no queue").needs_operator);
+    queue.declare().await;
+}
+
+#[tokio::test]
+async fn settling_on_a_closed_stream_is_an_error_only_where_something_was_to_be_acknowledged() {
+    let queue = Rig::get().queue(QueueKind::Classic).await;
+    publish(&queue, 0..2).await;
+    let node = rabbitmq_node(&queue, "", false);
+    let mut stream = open(&node).await;
+    let mut held = receipts(take(&mut stream, 2).await);
+    cut(&queue, &mut stream).await;
+    let second = held.pop().expect("two were taken");
+    assert!(
+        stream.settle(vec![second]).await.is_ok(),
+        "the first one is open still"
+    );
+    assert!(stream.settle(held).await.is_err());
+}
+
+async fn channel() -> (Connection, Channel) {
+    let uri = Rig::get().rabbitmq.uri();
+    let connection = Connection::connect(uri, ConnectionProperties::default()).await;
+    let connection = connection.expect("the broker takes connections");
+    let channel = connection.create_channel().await.expect("and channels");
+    (connection, channel)
+}
