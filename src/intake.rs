@@ -31,7 +31,7 @@ use uuid::Uuid;
 use crate::crash_point;
 use crate::engine::{Ask, Engine, Matched, Missed, Outcome};
 use crate::inbox::{Change, DbError, Existing, Inbox, NewRow, RowId, State, UniqueKey};
-use crate::message::{Delivery, Receipt};
+use crate::message::{Delivery, Message, Receipt};
 use crate::metrics::{self, MessageOutcome};
 use crate::route::{Route, Routes};
 use crate::units::{Size, Span};
@@ -177,7 +177,7 @@ impl<I: Inbox> Intake<I> {
         let rows: Vec<NewRow> = plan
             .firsts
             .iter()
-            .map(|&index| items[index].new_row(self.first_state(&items[index], &looked)))
+            .map(|&index| items[index].new_row(looked.first_state(&items[index])))
             .collect();
         let new: HashSet<RowId> = self.inbox.insert(tx, &rows).await?.into_iter().collect();
         crash_point!("inserted");
@@ -203,16 +203,7 @@ impl<I: Inbox> Intake<I> {
             .collect())
     }
 
-    fn first_state(&self, item: &Item, looked: &Looked<'_, I::Tx>) -> State {
-        match (looked.outcomes.get(&item.row), item.route()) {
-            (Some(outcome), Some(route)) => {
-                verdict(route, outcome, Past::default(), item.announced).state
-            }
-            _ => item.unasked_state(),
-        }
-    }
-
-    fn announced(&self, route: &Route, message: &crate::message::Message) -> bool {
+    fn announced(&self, route: &Route, message: &Message) -> bool {
         self.engines
             .get(&route.engine)
             .is_some_and(|engine| engine.announces(message))
@@ -330,6 +321,16 @@ struct Looked<'a, Tx> {
 }
 
 impl<Tx> Looked<'_, Tx> {
+    /// The state that an item is born in.
+    fn first_state(&self, item: &Item) -> State {
+        match (self.outcomes.get(&item.row), item.route()) {
+            (Some(outcome), Some(route)) => {
+                verdict(route, outcome, Past::default(), item.announced).state
+            }
+            _ => item.unasked_state(),
+        }
+    }
+
     async fn hand(&mut self, tx: &mut Tx, rows: &HashSet<RowId>) -> Result<Vec<Missed>, DbError> {
         let mut missed = Vec::new();
         for matched in self.matched.drain(..) {

@@ -95,12 +95,18 @@ impl<I: Inbox> Intake<I> {
                 if error.may_be_the_batch() {
                     part.failures += 1;
                 }
-                Ok(match part.failures {
-                    0..FAILURES_UNTIL_HALVED => vec![part],
-                    _ if !part.is_single() => part.halves(),
-                    0..FAILURES_UNTIL_DEAD => vec![part],
-                    _ => return Self::set_aside(part, error),
-                })
+                let patience = if part.is_single() {
+                    FAILURES_UNTIL_DEAD
+                } else {
+                    FAILURES_UNTIL_HALVED
+                };
+                if part.failures < patience {
+                    Ok(vec![part])
+                } else if part.is_single() {
+                    Self::set_aside(part, error)
+                } else {
+                    Ok(part.halves())
+                }
             }
         }
     }

@@ -53,9 +53,8 @@ impl<I: Inbox> Intake<I> {
             if ready.await.is_none() {
                 break;
             }
-            let opened = match shutdown.unless_draining(source.open()).await {
-                None => break,
-                Some(opened) => opened,
+            let Some(opened) = shutdown.unless_draining(source.open()).await else {
+                break;
             };
             let began = Instant::now();
             let lost = match opened {
