@@ -8,6 +8,9 @@
 
 mod browser;
 mod config;
+mod daemon;
+mod e2e;
+mod effects;
 mod http;
 mod inbox;
 mod rig;

@@ -218,7 +218,7 @@ fn tidy(what: &str, work: impl Future<Output = Result<()>> + Send + 'static) {
 
 /// A client for plain HTTP. A new one each time: its connections live in the runtime of one test, and
 /// would be dead in the next. Without certificates to read that costs nothing.
-fn http() -> reqwest::Client {
+pub fn http() -> reqwest::Client {
     use_ring();
     reqwest::Client::builder()
         .tls_certs_only([])

@@ -1,0 +1,286 @@
+//! The real daemon: the program that cargo built, as a process of its own.
+//!
+//! A test writes a configuration ([`Config`]), starts it, sends it signals and sees what anybody sees:
+//! health, metrics, the status, the exit code. The listener takes any free port. A daemon is killed with
+//! this value, and also when the test process ends in any other way; what it logged is shown when the
+//! test fails. Knows nothing of Sluice's tables.
+
+mod config;
+mod metrics;
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::rig::eventually;
+
+pub use config::Config;
+pub use metrics::Metrics;
+
+/// How long a daemon may take to do what it does at once on an idle machine.
+pub const LIMIT: Duration = Duration::from_mins(1);
+/// How much of a log a failing test shows.
+const SHOWN: usize = 80;
+
+/// What a process can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    Term,
+    Int,
+    Kill,
+    Stop,
+    Cont,
+}
+
+/// One daemon, running or ended.
+pub struct Daemon {
+    folder: TempDir,
+    process: Mutex<Child>,
+    log: PathBuf,
+    address: String,
+    starts: u32,
+}
+
+impl Daemon {
+    /// Starts it and waits until it is ready. `environment` comes on top of the test's own.
+    pub async fn start(config: &Config, environment: &[(&str, &str)]) -> Daemon {
+        let daemon = Daemon::spawn(config, environment).await;
+        daemon.until_ready().await;
+        daemon
+    }
+
+    /// Starts it and waits only until it listens: it may never become ready.
+    pub async fn spawn(config: &Config, environment: &[(&str, &str)]) -> Daemon {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("sluice.toml"), config.text()).unwrap();
+        let log = folder.path().join("log-1");
+        let mut daemon = Daemon {
+            process: Mutex::new(run(&folder, &log, environment)),
+            folder,
+            log,
+            address: String::new(),
+            starts: 1,
+        };
+        daemon.until_listening().await;
+        daemon
+    }
+
+    /// Starts it again after its end, with another environment; does not wait until it is ready.
+    pub async fn restart(&mut self, environment: &[(&str, &str)]) {
+        assert!(self.exited().is_some(), "the daemon still runs");
+        self.starts += 1;
+        self.log = self.folder.path().join(format!("log-{}", self.starts));
+        self.process = Mutex::new(run(&self.folder, &self.log, environment));
+        self.until_listening().await;
+    }
+
+    /// Another configuration, for the next [`restart`](Self::restart).
+    pub fn configure(&self, config: &Config) {
+        std::fs::write(self.folder.path().join("sluice.toml"), config.text()).unwrap();
+    }
+
+    /// The file of the configuration, for the program's other subcommands.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("sluice.toml")
+    }
+
+    // === what anybody sees ===
+
+    /// Waits until it does its work.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    pub async fn until_ready(&self) {
+        eventually("the daemon becoming ready", LIMIT, async || {
+            if let Some(status) = self.exited() {
+                panic!("the daemon ended with {status} instead of becoming ready");
+            }
+            self.ready().await.then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until it says that something is in the way; returns what.
+    pub async fn until_not_ready(&self) -> Value {
+        eventually(
+            "the daemon saying that it is not ready",
+            LIMIT,
+            async || {
+                let (status, body) = self.get("/health/ready").await?;
+                (status == StatusCode::SERVICE_UNAVAILABLE)
+                    .then(|| serde_json::from_str(&body).expect("readiness is JSON"))
+            },
+        )
+        .await
+    }
+
+    /// Whether it says now that it does its work.
+    pub async fn ready(&self) -> bool {
+        matches!(self.get("/health/ready").await, Some((StatusCode::OK, _)))
+    }
+
+    /// Whether it says now that it lives.
+    pub async fn live(&self) -> bool {
+        matches!(self.get("/health/live").await, Some((StatusCode::OK, _)))
+    }
+
+    /// What the status page is made of.
+    pub async fn status(&self) -> Value {
+        let (_, body) = self.get("/api/status").await.expect("the daemon answers");
+        serde_json::from_str(&body).expect("the status is JSON")
+    }
+
+    /// Everything that it exports for Prometheus.
+    pub async fn metrics(&self) -> Metrics {
+        let (status, body) = self.get("/metrics").await.expect("the daemon answers");
+        assert_eq!(status, StatusCode::OK);
+        Metrics::parse(&body)
+    }
+
+    /// The sum of the samples of this name that have these labels.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.metrics().await.sum(name, labels)
+    }
+
+    /// Waits until a metric is at least this.
+    pub async fn until_metric(&self, name: &str, labels: &[(&str, &str)], at_least: f64) {
+        eventually(
+            &format!("{name} {labels:?} reaching {at_least}"),
+            LIMIT,
+            async || {
+                let (_, body) = self.get("/metrics").await?;
+                (Metrics::parse(&body).sum(name, labels) >= at_least).then_some(())
+            },
+        )
+        .await;
+    }
+
+    /// `None` when it does not answer.
+    pub async fn get(&self, path: &str) -> Option<(StatusCode, String)> {
+        let request = crate::rig::http()
+            .get(format!("http://{}{path}", self.address))
+            .timeout(Duration::from_secs(5));
+        let response = request.send().await.ok()?;
+        Some((response.status(), response.text().await.ok()?))
+    }
+
+    /// What it has logged since its last start.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    // === the process ===
+
+    pub fn pid(&self) -> u32 {
+        self.process.lock().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let name = match signal {
+            Signal::Term => "-TERM",
+            Signal::Int => "-INT",
+            Signal::Kill => "-KILL",
+            Signal::Stop => "-STOP",
+            Signal::Cont => "-CONT",
+        };
+        // Asked first, so that the id is still this process's.
+        if let Some(status) = self.exited() {
+            panic!("the daemon ended with {status} before it was sent {signal:?}");
+        }
+        let sent = Command::new("kill")
+            .args([name, &self.pid().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// `None` while it runs.
+    pub fn exited(&self) -> Option<ExitStatus> {
+        self.process.lock().unwrap().try_wait().unwrap()
+    }
+
+    /// Waits for its end.
+    pub async fn wait_exit(&self, limit: Duration) -> ExitStatus {
+        eventually("the daemon ending", limit, async || self.exited()).await
+    }
+
+    /// Asks it to end and waits until it did so in order.
+    pub async fn stop(&self) {
+        self.signal(Signal::Term);
+        let status = self.wait_exit(LIMIT).await;
+        assert_eq!(status.code(), Some(0), "a drain in order ends with 0");
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&self) {
+        self.signal(Signal::Kill);
+        self.wait_exit(LIMIT).await;
+    }
+
+    /// Bytes of memory that are its own and in use.
+    pub fn memory(&self) -> u64 {
+        let file = format!("/proc/{}/smaps_rollup", self.pid());
+        let text = std::fs::read_to_string(file).expect("the daemon runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("Linux says it");
+        kib * 1024
+    }
+
+    async fn until_listening(&mut self) {
+        self.address = eventually("the daemon listening", LIMIT, async || {
+            let log = self.log();
+            if let Some(status) = self.exited() {
+                panic!("the daemon ended with {status} before it listened:\n{log}");
+            }
+            let (_, rest) = log.split_once("http=")?;
+            let address = rest.split(char::is_whitespace).next()?;
+            rest.contains('\n').then(|| address.to_owned())
+        })
+        .await;
+    }
+}
+
+/// The one place that knows how the program is called.
+fn run(folder: &TempDir, log: &Path, environment: &[(&str, &str)]) -> Child {
+    let log = File::create(log).unwrap();
+    // The signal at the parent's death belongs to the thread that starts the process: the test's own.
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_sluice")])
+        .arg(folder.path().join("sluice.toml"))
+        .current_dir(folder.path())
+        .env("NO_COLOR", "1")
+        .envs(environment.iter().copied())
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .expect("setpriv is part of every Debian")
+}
+
+impl Drop for Daemon {
+    #[expect(
+        clippy::print_stderr,
+        reason = "the place where the test harness shows what a test says"
+    )]
+    fn drop(&mut self) {
+        let process = self.process.get_mut().expect("the test does not hold it");
+        // It may have ended already.
+        let _ = process.kill();
+        let _ = process.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(SHOWN)..];
+            eprintln!("the daemon's log ends:\n{}\n", shown.join("\n"));
+        }
+    }
+}

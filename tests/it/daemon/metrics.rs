@@ -1,0 +1,59 @@
+//! What a daemon exports, read as Prometheus reads it.
+
+/// The samples of one scrape.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics(Vec<Sample>);
+
+#[derive(Debug, Clone)]
+struct Sample {
+    name: String,
+    labels: Vec<(String, String)>,
+    value: f64,
+}
+
+impl Metrics {
+    /// # Panics
+    /// On a line that is none.
+    pub fn parse(text: &str) -> Metrics {
+        let lines = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Metrics(lines.map(Sample::parse).collect())
+    }
+
+    /// The sum of the samples of this name that have these labels, whatever others they have.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.0
+            .iter()
+            .filter(|sample| sample.name == name)
+            .filter(|sample| labels.iter().all(|(label, value)| sample.has(label, value)))
+            .map(|sample| sample.value)
+            .sum()
+    }
+}
+
+impl Sample {
+    fn parse(line: &str) -> Sample {
+        let (what, value) = line.rsplit_once(' ').expect("a sample has a value");
+        let (name, rest) = what.split_once('{').unwrap_or((what, ""));
+        let mut labels = Vec::new();
+        let mut rest = rest.trim_end_matches('}');
+        // No name that a test configures holds a quotation mark.
+        while let Some((label, after)) = rest.split_once("=\"") {
+            let (value, after) = after.split_once('"').expect("a label's value ends");
+            labels.push((label.trim_start_matches(',').to_owned(), value.to_owned()));
+            rest = after;
+        }
+        Sample {
+            name: name.to_owned(),
+            labels,
+            value: value.parse().expect("a sample's value is a number"),
+        }
+    }
+
+    fn has(&self, label: &str, value: &str) -> bool {
+        self.labels
+            .iter()
+            .any(|(name, is)| name == label && is == value)
+    }
+}

@@ -1,0 +1,91 @@
+//! Effects, counted where they are made: in the engine's own history, read-only.
+//!
+//! REST answers the same and is what the smaller tests ask; this is for thousands. Knows nothing of
+//! Sluice's tables, so that a daemon that deceives itself cannot deceive a test.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+
+use crate::rig::eventually;
+
+/// The history in one engine database.
+pub struct Effects {
+    pool: PgPool,
+}
+
+impl Effects {
+    pub async fn at(engine_database_url: &str) -> Effects {
+        let pool = PgPoolOptions::new()
+            .max_connections(2)
+            .connect(engine_database_url)
+            .await
+            .expect("the engine's database is there");
+        Effects { pool }
+    }
+
+    /// How often an activity of a process was finished, by the instance's business key.
+    pub async fn of(&self, process: &str, activity: &str) -> BTreeMap<String, i64> {
+        let sql = "SELECT p.business_key_, count(*)
+                     FROM act_hi_actinst a JOIN act_hi_procinst p ON p.id_ = a.proc_inst_id_
+                    WHERE a.proc_def_key_ = $1 AND a.act_id_ = $2 AND a.end_time_ IS NOT NULL
+                    GROUP BY 1";
+        let rows: Vec<(Option<String>, i64)> = sqlx::query_as(sql)
+            .bind(process)
+            .bind(activity)
+            .fetch_all(&self.pool)
+            .await
+            .expect("the engine's database answers");
+        rows.into_iter()
+            .map(|(key, count)| (key.unwrap_or_default(), count))
+            .collect()
+    }
+
+    /// Waits until every one of these business keys has had at least so many effects.
+    pub async fn until(
+        &self,
+        process: &str,
+        activity: &str,
+        keys: &[String],
+        each: i64,
+        limit: Duration,
+    ) -> BTreeMap<String, i64> {
+        let mut lacking = 0;
+        let look = async || {
+            let effects = self.of(process, activity).await;
+            let lacks = |key: &&String| effects.get(*key).is_none_or(|&count| count < each);
+            lacking = keys.iter().filter(lacks).count();
+            (lacking == 0).then_some(effects)
+        };
+        eventually(
+            &format!("every one of {} keys finishing {activity}", keys.len()),
+            limit,
+            look,
+        )
+        .await
+    }
+
+    /// Waits until every one of these business keys had its effects, and says when one had more.
+    pub async fn exactly(
+        &self,
+        process: &str,
+        activity: &str,
+        keys: &[String],
+        each: i64,
+        limit: Duration,
+    ) {
+        let effects = self.until(process, activity, keys, each, limit).await;
+        let doubled: Vec<_> = effects.iter().filter(|&(_, &n)| n != each).collect();
+        assert!(
+            doubled.is_empty(),
+            "{activity} has more than {each} effects: {doubled:?}"
+        );
+        let strangers = effects.len() - keys.len();
+        assert_eq!(
+            strangers, 0,
+            "{activity} has effects for keys that nobody sent"
+        );
+    }
+}
