@@ -132,7 +132,15 @@ impl<I: Inbox> Intake<I> {
     /// # Errors
     /// A single delivery that cannot be stored in any form.
     pub async fn accept(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, Stuck> {
-        let arrived = Instant::now();
+        self.accept_since(deliveries, Instant::now()).await
+    }
+
+    /// The same for deliveries of which the first arrived before now.
+    async fn accept_since(
+        &self,
+        deliveries: Vec<Delivery>,
+        arrived: Instant,
+    ) -> Result<Vec<Receipt>, Stuck> {
         crash_point!("received");
         let mut receipts = Vec::with_capacity(deliveries.len());
         let mut items = Vec::with_capacity(deliveries.len());

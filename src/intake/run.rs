@@ -114,7 +114,8 @@ impl<I: Inbox> Intake<I> {
             let may_open =
                 under_way.is_empty() || under_way.len() < max_batches && (buffer.is_full() || slow);
             if !draining && may_open && !buffer.deliveries.is_empty() {
-                under_way.push(self.accept(buffer.take()));
+                let (deliveries, arrived) = buffer.take();
+                under_way.push(self.accept_since(deliveries, arrived));
                 opened_at = Instant::now();
             }
             // A batch that waits for the database has nothing committed that is not repeated safely.
@@ -171,6 +172,8 @@ struct Buffer {
     limits: Limits,
     deliveries: Vec<Delivery>,
     bytes: usize,
+    /// When the first of them arrived.
+    arrived: Instant,
 }
 
 impl Buffer {
@@ -179,6 +182,7 @@ impl Buffer {
             limits,
             deliveries: Vec::new(),
             bytes: 0,
+            arrived: Instant::now(),
         }
     }
 
@@ -194,12 +198,15 @@ impl Buffer {
     }
 
     fn add(&mut self, deliveries: Vec<Delivery>) {
+        if self.deliveries.is_empty() {
+            self.arrived = Instant::now();
+        }
         self.bytes += deliveries.iter().map(Delivery::size).sum::<usize>();
         self.deliveries.extend(deliveries);
     }
 
-    fn take(&mut self) -> Vec<Delivery> {
+    fn take(&mut self) -> (Vec<Delivery>, Instant) {
         self.bytes = 0;
-        std::mem::take(&mut self.deliveries)
+        (std::mem::take(&mut self.deliveries), self.arrived)
     }
 }
