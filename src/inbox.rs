@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod sqlite;
 
 mod error;
+mod span;
 mod text;
 
 pub use error::{Class, DbError};
@@ -142,7 +143,8 @@ pub enum State {
     Waiting {
         reason: WaitReason,
         detail: String,
-        /// When the sweeper looks again, from now, whatever wakes it before.
+        /// When the sweeper looks again, from now, whatever wakes it before. Of no meaning for a row that
+        /// is behind another of its order key: it is due when that one is finished.
         due_in: Span,
         /// The ttl, from now: set when it begins to run, `Keep` while it runs.
         expires: Expires,
@@ -218,6 +220,16 @@ impl State {
             Self::Waiting { reason, .. } => Some(reason.as_str()),
             Self::Dead { reason, .. } => Some(reason.as_str()),
             Self::Handed | Self::Done { .. } => None,
+        }
+    }
+
+    pub fn process_instance_id(&self) -> Option<&str> {
+        match self {
+            Self::Done {
+                process_instance_id,
+                ..
+            } => process_instance_id.as_deref(),
+            Self::Waiting { .. } | Self::Handed | Self::Dead { .. } => None,
         }
     }
 
@@ -545,4 +557,39 @@ pub enum SchemaStatus {
     TooNew {
         version: i64,
     },
+}
+
+impl SchemaStatus {
+    /// `version`: the newest migration that was run; `min_reader`: the oldest one that a program must know
+    /// to run on what it left; `expected`: the newest one that this program knows.
+    fn of(version: i64, min_reader: i64, expected: i64) -> Self {
+        if version == 0 {
+            Self::Missing
+        } else if version < expected {
+            Self::Behind { version, expected }
+        } else if min_reader > expected {
+            Self::TooNew { version }
+        } else {
+            Self::Current
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_runs_on_its_own_tables_and_on_newer_ones_that_allow_it() {
+        assert_eq!(SchemaStatus::of(0, 0, 2), SchemaStatus::Missing);
+        let behind = SchemaStatus::Behind {
+            version: 1,
+            expected: 2,
+        };
+        assert_eq!(SchemaStatus::of(1, 1, 2), behind);
+        assert_eq!(SchemaStatus::of(2, 1, 2), SchemaStatus::Current);
+        assert_eq!(SchemaStatus::of(3, 2, 2), SchemaStatus::Current);
+        let too_new = SchemaStatus::TooNew { version: 4 };
+        assert_eq!(SchemaStatus::of(4, 3, 2), too_new);
+    }
 }

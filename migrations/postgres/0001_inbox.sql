@@ -37,6 +37,7 @@ CREATE TABLE inbox (
     process_instance_id text,
     received_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     changed_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Of a waiting row; NULL while an earlier one of its order key is not finished.
     due_at              timestamptz,
     expires_at          timestamptz,
     handed_at           timestamptz,
@@ -58,6 +59,8 @@ CREATE INDEX inbox_wake ON inbox (engine, message_name, business_key, id) WHERE 
 -- The head of an order key.
 CREATE INDEX inbox_order ON inbox (order_scope, order_key, position)
     WHERE order_key IS NOT NULL AND state <> 'done';
+-- Rows behind another of their order key.
+CREATE INDEX inbox_behind ON inbox (id) WHERE state = 'waiting' AND due_at IS NULL;
 -- Counts, and lists of what is not done, newest first.
 CREATE INDEX inbox_unfinished ON inbox (state, id) INCLUDE (route, reason, received_at)
     WHERE state <> 'done';

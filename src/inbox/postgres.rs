@@ -1,20 +1,23 @@
 //! The inbox on PostgreSQL.
 //!
 //! Owns the pool, the transaction's session limits and every statement on our own tables; the
-//! statements of accepting stand in [`accept`], of driving in [`drive`], of operating in [`operate`],
-//! the migrations in [`schema`]. Knows no broker and no engine, but lends its transaction to engines.
+//! statements of accepting stand in [`accept`], of driving in [`drive`], of order keys in [`order`], of
+//! purging in [`purge`], of operating in [`operate`] and [`inspect`], the migrations in [`schema`]. Knows no broker and no engine, but lends its transaction to engines.
 //! Invariant: every write runs in a transaction of [`PostgresInbox::begin`], so that a session limit
 //! stands behind every lock, and so that a session which a cancelled begin left open is ended.
 
 mod accept;
 mod drive;
+mod inspect;
 mod operate;
+mod order;
+mod purge;
 mod schema;
 mod statement;
 
 use std::future::Future;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -51,9 +54,14 @@ struct Inner {
     begin: SqlStr,
     /// The client's own limit for one statement.
     patience: Duration,
+    /// Where the look for forgotten heads of order keys goes on.
+    rotation: Mutex<Uuid>,
     accept: accept::Statements,
     drive: drive::Statements,
+    order: order::Statements,
+    purge: purge::Statements,
     operate: operate::Statements,
+    inspect: inspect::Statements,
     state: schema::Statements,
 }
 
@@ -75,9 +83,13 @@ impl PostgresInbox {
             pool: pool_options(config.connections).connect_lazy_with(options),
             begin: begin_statement(config),
             patience: config.statement_timeout.0 + GRACE,
+            rotation: Mutex::new(Uuid::nil()),
             accept: accept::Statements::new(&schema),
             drive: drive::Statements::new(&schema),
+            order: order::Statements::new(&schema),
+            purge: purge::Statements::new(&schema),
             operate: operate::Statements::new(&schema),
+            inspect: inspect::Statements::new(&schema),
             state: schema::Statements::new(&schema),
             schema,
         };
@@ -102,10 +114,18 @@ impl PostgresInbox {
         [
             inner.accept.all(),
             inner.drive.all(),
+            inner.order.all(),
+            inner.purge.all(),
             inner.operate.all(),
+            inner.inspect.all(),
             inner.state.all(),
         ]
         .concat()
+    }
+
+    fn rotation(&self) -> MutexGuard<'_, Uuid> {
+        let rotation = self.inner.rotation.lock();
+        rotation.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for one statement a little longer than the server would let it run.
@@ -235,7 +255,7 @@ impl Inbox for PostgresInbox {
         keys: &[OrderKey],
         blocking_dead: &[String],
     ) -> Result<Vec<OrderKey>, DbError> {
-        accept::lock_order_keys(self, tx, keys, blocking_dead).await
+        order::lock(self, tx, keys, blocking_dead).await
     }
 
     async fn take(
@@ -261,7 +281,7 @@ impl Inbox for PostgresInbox {
     }
 
     async fn purge(&self, retention: Retention, limit: i64) -> Result<Purged, DbError> {
-        drive::purge(self, retention, limit).await
+        purge::purge(self, retention, limit).await
     }
 
     async fn counts(&self) -> Result<Vec<Count>, DbError> {
@@ -297,6 +317,6 @@ impl Inbox for PostgresInbox {
     }
 
     async fn inspect(&self) -> Result<Vec<Finding>, DbError> {
-        operate::inspect(self).await
+        inspect::inspect(self).await
     }
 }

@@ -1,7 +1,7 @@
-//! Statements of the intake: insert, who holds a key, order keys, the duplicates' counter.
+//! Statements of the intake: insert, who holds a key, the duplicates' counter.
 //!
-//! Invariant: keys are inserted in the order of their hash and order keys are locked in theirs, so
-//! that two nodes with the same keys cannot deadlock.
+//! Invariant: keys are inserted in the order of their hash, so that two nodes with the same keys cannot
+//! deadlock.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::statement::{ms, statements};
+use super::order;
+use super::statement::statements;
 use super::{PostgresInbox, Tx};
-use crate::inbox::{
-    DbError, Existing, Expires, NewRow, OrderKey, RowId, State, StateName, UniqueKey, text,
-};
-use crate::message::Hash;
+use crate::inbox::span::Times;
+use crate::inbox::{DbError, Existing, NewRow, RowId, State, StateName, UniqueKey, text};
+use crate::message::{Hash, WaitReason};
 
 statements! {
     insert: r"/* inbox.insert */
@@ -58,19 +58,6 @@ statements! {
         FROM unnest($1::bytea[], $2::text[], $3::bytea[]) AS k (dedup_hash, scope, conflict_hash)
         JOIN {s}.inbox i
             ON i.dedup_hash = k.dedup_hash AND i.scope = k.scope AND i.conflict_hash = k.conflict_hash",
-    lock_order_keys: r"/* inbox.lock_order_keys */
-        SELECT pg_advisory_xact_lock(k.lock)
-        FROM unnest($1::bigint[]) AS k (lock)",
-    unfinished_order_keys: r"/* inbox.unfinished_order_keys */
-        SELECT k.scope, k.key
-        FROM unnest($1::text[], $2::text[]) AS k (scope, key)
-        WHERE (
-            SELECT true FROM {s}.inbox e
-            WHERE e.order_scope = k.scope AND e.order_key = k.key
-                AND e.state <> 'done'
-                AND (e.state <> 'dead' OR e.order_scope = ANY ($3))
-            LIMIT 1
-        )",
     count_duplicates: r"/* inbox.count_duplicates */
         INSERT INTO {s}.node_counter AS n (incarnation, duplicates)
         VALUES ($1, $2)
@@ -157,26 +144,11 @@ impl<'a> Columns<'a> {
         self.state.push(row.state.name().as_str());
         self.reason.push(row.state.reason());
         self.detail.push(text::shown(row.state.detail()));
-        let (due, expires, instance) = match &row.state {
-            State::Waiting {
-                due_in, expires, ..
-            } => (Some(ms(*due_in)), within(*expires), None),
-            State::Done {
-                process_instance_id,
-                ..
-            } => (None, None, process_instance_id.as_deref()),
-            State::Handed | State::Dead { .. } => (None, None, None),
-        };
-        self.due_in_ms.push(due);
-        self.expires_in_ms.push(expires);
-        self.process_instance_id.push(instance);
-    }
-}
-
-fn within(expires: Expires) -> Option<i64> {
-    match expires {
-        Expires::Never => None,
-        Expires::Within(span) => Some(ms(span)),
+        let times = Times::of(&row.state);
+        self.due_in_ms.push(times.due_in_ms);
+        self.expires_in_ms.push(times.expires_in_ms);
+        self.process_instance_id
+            .push(row.state.process_instance_id());
     }
 }
 
@@ -222,9 +194,21 @@ pub(super) async fn insert(
         .bind(c.expires_in_ms)
         .bind(c.announced)
         .try_map(|row: PgRow| row.try_get(0).map(RowId));
-    inbox
+    let new = inbox
         .within("inbox.insert", query.fetch_all(&mut **tx))
-        .await
+        .await?;
+    // The row before it in the batch may be a duplicate, or born done.
+    let behind = rows.iter().filter(|row| {
+        matches!(
+            &row.state,
+            State::Waiting {
+                reason: WaitReason::Ordered,
+                ..
+            }
+        )
+    });
+    order::wake_next(inbox, tx, behind.filter_map(|row| row.order.as_ref())).await?;
+    Ok(new)
 }
 
 pub(super) async fn existing(
@@ -276,57 +260,6 @@ pub(super) fn unique_key(row: &PgRow) -> Result<UniqueKey, sqlx::Error> {
 fn hash(row: &PgRow, column: &str) -> Result<Hash, sqlx::Error> {
     let bytes: &[u8] = row.try_get(column)?;
     text::hash(bytes)
-}
-
-pub(super) async fn lock_order_keys(
-    inbox: &PostgresInbox,
-    tx: &mut Tx,
-    keys: &[OrderKey],
-    blocking_dead: &[String],
-) -> Result<Vec<OrderKey>, DbError> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    let keys: BTreeSet<&OrderKey> = keys.iter().collect();
-    let locks: BTreeSet<i64> = keys
-        .iter()
-        .map(|key| lock_number(inbox.inner.schema.name(), key))
-        .collect();
-    let lock = sqlx::query(inbox.inner.accept.lock_order_keys.clone())
-        .bind(locks.into_iter().collect::<Vec<_>>());
-    inbox
-        .within("inbox.lock_order_keys", lock.execute(&mut **tx))
-        .await?;
-
-    // A statement of its own: only its snapshot is taken after the lock was granted.
-    let scopes: Vec<&str> = keys.iter().map(|key| key.scope.as_str()).collect();
-    let texts: Vec<&str> = keys.iter().map(|key| key.key.as_str()).collect();
-    let query = sqlx::query(inbox.inner.accept.unfinished_order_keys.clone())
-        .bind(scopes)
-        .bind(texts)
-        .bind(blocking_dead)
-        .try_map(|row: PgRow| {
-            Ok(OrderKey {
-                scope: row.try_get("scope")?,
-                key: row.try_get("key")?,
-            })
-        });
-    inbox
-        .within("inbox.unfinished_order_keys", query.fetch_all(&mut **tx))
-        .await
-}
-
-/// The number of an order key's advisory lock; two keys that share one only wait for each other.
-fn lock_number(schema: &str, key: &OrderKey) -> i64 {
-    let hash = Hash::of(&[
-        b"sluice order",
-        schema.as_bytes(),
-        key.scope.as_bytes(),
-        key.key.as_bytes(),
-    ]);
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash.0[..8]);
-    i64::from_be_bytes(first)
 }
 
 pub(super) async fn count_duplicates(

@@ -1,7 +1,6 @@
-//! Statements of the sweeper: take waiting rows, change rows, purge.
+//! Statements of the sweeper: take waiting rows, change rows.
 //!
-//! Invariant: a change compares state and epoch. Of an order key only the head is taken: the row with
-//! no earlier one that is waiting, handed, or dead in a scope where dead rows block.
+//! Invariant: a change compares state and epoch, and of an order key only the head is taken.
 
 use std::collections::BTreeSet;
 
@@ -10,33 +9,15 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::accept::unique_key;
-use super::statement::{ms, statements};
+use super::order::{self, is_head};
+use super::statement::statements;
 use super::{PostgresInbox, Tx};
-use crate::inbox::{
-    Change, DbError, Expires, Inbox as _, OrderKey, Purged, Retention, RowId, State, StateName,
-    StoredRow, Take, text,
-};
+use crate::inbox::span::Times;
+use crate::inbox::{Change, DbError, OrderKey, RowId, StateName, StoredRow, Take, text};
 use crate::units::Span;
 
 /// How many more rows than asked for are looked at, because other nodes may hold the first ones.
 const LOOK_AHEAD: i64 = 4;
-
-/// Whether a row is its order key's head; a subquery, so that it stays a look into the index for each row.
-macro_rules! is_head {
-    ($blocking:literal) => {
-        concat!(
-            "(i.order_key IS NULL OR (
-                SELECT true FROM {s}.inbox e
-                WHERE e.order_scope = i.order_scope AND e.order_key = i.order_key
-                    AND e.state <> 'done' AND e.position < i.position
-                    AND (e.state <> 'dead' OR e.order_scope = ANY (",
-            $blocking,
-            "))
-                LIMIT 1
-            ) IS NULL)"
-        )
-    };
-}
 
 /// The columns of a row that was locked, with what fits into the bytes that were asked for.
 macro_rules! locked_rows {
@@ -45,7 +26,7 @@ macro_rules! locked_rows {
             "WITH locked AS MATERIALIZED (",
             $lock,
             "), cut AS (
-                SELECT l.*, sum(l.size) OVER (ORDER BY l.due_at, l.id) - l.size AS before
+                SELECT l.*, sum(l.size) OVER (ORDER BY l.since, l.id) - l.size AS before
                 FROM locked l
             )
             SELECT
@@ -57,7 +38,7 @@ macro_rules! locked_rows {
             JOIN {s}.inbox b ON b.id = c.id
             WHERE c.before < ",
             $bytes,
-            " ORDER BY c.due_at, c.id"
+            " ORDER BY c.since, c.id"
         )
     };
 }
@@ -66,6 +47,7 @@ macro_rules! locked_columns {
     () => {
         "SELECT i.id, i.source, i.route, i.scope, i.dedup_hash, i.conflict_hash, i.reason,
             i.epoch, i.attempts, i.order_scope, i.order_key, i.due_at, i.expires_at,
+            COALESCE(i.due_at, i.received_at) AS since,
             COALESCE(octet_length(i.payload), 0) + octet_length(i.envelope) AS size "
     };
 }
@@ -84,17 +66,20 @@ statements! {
                 ORDER BY i.due_at, i.id
                 LIMIT $5
             ) c
+            UNION
+            SELECT h.id FROM unnest($6::uuid[]) AS h (id)
         ) look
         JOIN {s}.inbox i ON i.id = look.id
-        WHERE i.state = 'waiting' AND i.due_at <= statement_timestamp()
-        ORDER BY i.due_at, i.id
+        WHERE i.state = 'waiting' AND i.route = ANY ($1)
+            AND (i.due_at <= statement_timestamp() OR i.due_at IS NULL)
+        ORDER BY since, i.id
         LIMIT $2
         FOR UPDATE OF i SKIP LOCKED"), "$3")),
     take_rows: concat!("/* inbox.take_rows */ ", locked_rows!(concat!(
         locked_columns!(),
         "FROM {s}.inbox i
         WHERE i.id = ANY ($1) AND i.state = 'waiting' AND ", is_head!("$2"), "
-        ORDER BY i.due_at, i.id
+        ORDER BY since, i.id
         FOR UPDATE OF i SKIP LOCKED"), "9223372036854775807")),
     change: r"/* inbox.change */
         UPDATE {s}.inbox i SET
@@ -125,39 +110,6 @@ statements! {
         )
         WHERE i.id = c.id AND i.state = c.from_state AND i.epoch = c.epoch
         RETURNING i.id, i.state, i.order_scope, i.order_key",
-    wake_next: r"/* inbox.wake_next */
-        UPDATE {s}.inbox SET due_at = clock_timestamp()
-        WHERE id IN (
-            SELECT n.id FROM unnest($1::text[], $2::text[]) AS k (scope, key)
-            CROSS JOIN LATERAL (
-                SELECT i.id FROM {s}.inbox i
-                WHERE i.order_scope = k.scope AND i.order_key = k.key
-                    AND i.state <> 'done' AND i.state = 'waiting'
-                ORDER BY i.position
-                LIMIT 1
-                FOR UPDATE SKIP LOCKED
-            ) n
-        ) AND state = 'waiting' AND due_at > clock_timestamp()",
-    purge_keys: r"/* inbox.purge_keys */
-        DELETE FROM {s}.inbox
-        WHERE id IN (
-            SELECT id FROM {s}.inbox
-            WHERE state = 'done'
-                AND done_at < statement_timestamp() - $1::bigint * interval '1 millisecond'
-            ORDER BY done_at
-            LIMIT $2
-            FOR UPDATE SKIP LOCKED
-        )",
-    purge_payloads: r"/* inbox.purge_payloads */
-        UPDATE {s}.inbox SET payload = NULL, envelope = ''
-        WHERE id IN (
-            SELECT id FROM {s}.inbox
-            WHERE state = 'done' AND payload IS NOT NULL
-                AND done_at < statement_timestamp() - $1::bigint * interval '1 millisecond'
-            ORDER BY done_at
-            LIMIT $2
-            FOR UPDATE SKIP LOCKED
-        )",
 }
 
 pub(super) async fn take(
@@ -176,12 +128,14 @@ pub(super) async fn take(
             let mut routes: Vec<&str> = routes.iter().map(String::as_str).collect();
             // What no route took, and an operator made due: perhaps one takes it now.
             routes.push("");
+            let heads = order::heads(inbox, tx, blocking_dead).await?;
             let query = sqlx::query(statements.take_due.clone())
                 .bind(routes)
                 .bind(limit)
                 .bind(bytes)
                 .bind(blocking_dead)
-                .bind(limit.saturating_mul(LOOK_AHEAD));
+                .bind(limit.saturating_mul(LOOK_AHEAD))
+                .bind(heads);
             ("inbox.take_due", query)
         }
         Take::Rows(ids) => {
@@ -262,26 +216,11 @@ impl<'a> Columns<'a> {
         self.state.push(change.state.name().as_str());
         self.reason.push(change.state.reason());
         self.detail.push(text::shown(change.state.detail()));
-        let (due, expires, instance) = match &change.state {
-            State::Waiting {
-                due_in,
-                expires: Expires::Within(span),
-                ..
-            } => (Some(ms(*due_in)), Some(ms(*span)), None),
-            State::Waiting {
-                due_in,
-                expires: Expires::Never,
-                ..
-            } => (Some(ms(*due_in)), None, None),
-            State::Done {
-                process_instance_id,
-                ..
-            } => (None, None, process_instance_id.as_deref()),
-            State::Handed | State::Dead { .. } => (None, None, None),
-        };
-        self.due_in_ms.push(due);
-        self.expires_in_ms.push(expires);
-        self.process_instance_id.push(instance);
+        let times = Times::of(&change.state);
+        self.due_in_ms.push(times.due_in_ms);
+        self.expires_in_ms.push(times.expires_in_ms);
+        self.process_instance_id
+            .push(change.state.process_instance_id());
     }
 }
 
@@ -318,7 +257,7 @@ pub(super) async fn change(
         .within("inbox.change", query.fetch_all(&mut **tx))
         .await?;
     let (ids, finished) = changed(&rows).map_err(DbError::of("inbox.change"))?;
-    wake_next(inbox, tx, &finished).await?;
+    order::wake_next(inbox, tx, &finished).await?;
     Ok(ids)
 }
 
@@ -337,52 +276,4 @@ fn changed(rows: &[PgRow]) -> Result<(Vec<RowId>, BTreeSet<OrderKey>), sqlx::Err
         }
     }
     Ok((ids, finished))
-}
-
-/// Makes the next waiting row of each key due.
-///
-/// A row that others hold is left alone: they are driving it. One that is inserted at this moment is
-/// not seen, and comes when it is due by itself.
-pub(super) async fn wake_next(
-    inbox: &PostgresInbox,
-    tx: &mut Tx,
-    keys: &BTreeSet<OrderKey>,
-) -> Result<(), DbError> {
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let scopes: Vec<&str> = keys.iter().map(|key| key.scope.as_str()).collect();
-    let texts: Vec<&str> = keys.iter().map(|key| key.key.as_str()).collect();
-    let query = sqlx::query(inbox.inner.drive.wake_next.clone())
-        .bind(scopes)
-        .bind(texts);
-    inbox
-        .within("inbox.wake_next", query.execute(&mut **tx))
-        .await?;
-    Ok(())
-}
-
-pub(super) async fn purge(
-    inbox: &PostgresInbox,
-    retention: Retention,
-    limit: i64,
-) -> Result<Purged, DbError> {
-    let mut tx = inbox.begin().await?;
-    let keys = sqlx::query(inbox.inner.drive.purge_keys.clone())
-        .bind(ms(retention.key))
-        .bind(limit);
-    let keys = inbox
-        .within("inbox.purge_keys", keys.execute(&mut *tx))
-        .await?;
-    let payloads = sqlx::query(inbox.inner.drive.purge_payloads.clone())
-        .bind(ms(retention.payload))
-        .bind(limit);
-    let payloads = inbox
-        .within("inbox.purge_payloads", payloads.execute(&mut *tx))
-        .await?;
-    inbox.commit(tx).await?;
-    Ok(Purged {
-        payloads: payloads.rows_affected(),
-        keys: keys.rows_affected(),
-    })
 }

@@ -56,23 +56,17 @@ pub(super) async fn status(inbox: &PostgresInbox) -> Result<SchemaStatus, DbErro
             sqlx::query_scalar(inbox.inner.state.version.clone()).fetch_one(inbox.pool()),
         )
         .await?;
-    let expected = expected();
     if version == 0 {
+        // The first migration failed: its other tables are not there.
         return Ok(SchemaStatus::Missing);
     }
-    if version < expected {
-        return Ok(SchemaStatus::Behind { version, expected });
-    }
-    let min_reader: i64 = inbox
+    let min_reader = inbox
         .within(
             step,
             sqlx::query_scalar(inbox.inner.state.min_reader.clone()).fetch_one(inbox.pool()),
         )
         .await?;
-    if min_reader > expected {
-        return Ok(SchemaStatus::TooNew { version });
-    }
-    Ok(SchemaStatus::Current)
+    Ok(SchemaStatus::of(version, min_reader, expected()))
 }
 
 /// Runs what is missing, on a session of its own: the lock of the migration belongs to the session, and

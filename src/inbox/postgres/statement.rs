@@ -5,8 +5,6 @@
 
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 
-use crate::units::Span;
-
 /// The schema of our own tables.
 pub(super) struct Schema {
     name: String,
@@ -65,11 +63,6 @@ macro_rules! statements {
     };
 }
 pub(super) use statements;
-
-/// Milliseconds that the server's interval can hold: a hundred years stand for ever.
-pub(super) fn ms(span: Span) -> i64 {
-    span.as_ms().min(100 * 366 * 24 * 3600 * 1000)
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,14 +1,33 @@
-//! What only PostgreSQL does.
+//! What only PostgreSQL does: sessions and their limits, rows shared by locks.
 
-use sqlx::Executor as _;
+use std::time::Duration;
 
-use super::on_postgres;
+use sluice::inbox::postgres::PostgresInbox;
+use sluice::inbox::{Class, Inbox, InboxConfig, State, StateName};
+use sluice::units::Span;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use super::rows::{done, due, due_now, insert, insert_many, row, row_in, waiting};
+use super::{Fresh, Kept, config, fresh};
+use crate::rig::{Database, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A node with other settings on the same tables.
+fn node(place: &Database, change: impl FnOnce(&mut InboxConfig)) -> PostgresInbox {
+    let mut config = config(&place.url());
+    change(&mut config);
+    PostgresInbox::connect(&config, "sluice/test").unwrap()
+}
 
 #[tokio::test]
 async fn every_statement_prepares_against_the_live_schema() {
-    let fresh = on_postgres().await;
-    let mut connection = fresh.inbox.pool().acquire().await.unwrap();
-    let statements = fresh.inbox.statements();
+    let Fresh {
+        inbox,
+        place: _place,
+    } = fresh::<PostgresInbox>().await;
+    let mut connection = inbox.pool().acquire().await.unwrap();
+    let statements = inbox.statements();
     assert!(statements.len() > 20);
     for statement in statements {
         let text = statement.as_str().to_owned();
@@ -17,4 +36,220 @@ async fn every_statement_prepares_against_the_live_schema() {
             panic!("{error}: {text}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_tables_stand_in_the_schema_that_the_configuration_names() {
+    let place = PostgresInbox::place().await;
+    for schema in ["sluice_2", "Mixed", "order"] {
+        let inbox = node(&place, |config| schema.clone_into(&mut config.schema));
+        inbox.migrate().await.unwrap();
+        assert_eq!(insert(&inbox, &[row("a")]).await.len(), 1);
+    }
+    let mut wrong = config(&place.url());
+    wrong.schema = "a\"b".to_owned();
+    let error = PostgresInbox::connect(&wrong, "sluice/test").err().unwrap();
+    assert!(
+        error.to_string().contains("is not an identifier"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_pool_is_made_without_a_server_and_says_outage() {
+    let inbox = PostgresInbox::connect(&config("postgres://nobody@127.0.0.1:1/none"), "x").unwrap();
+    for error in [inbox.begin().await.err(), inbox.probe().await.err()] {
+        assert_eq!(error.unwrap().class, Class::Outage);
+    }
+}
+
+#[tokio::test]
+async fn two_nodes_share_the_due_rows() {
+    let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
+    let other = PostgresInbox::node(&place);
+    insert_many(&inbox, 10, &waiting(Span::ms(0))).await;
+
+    let mut first = inbox.begin().await.unwrap();
+    let mut second = other.begin().await.unwrap();
+    let mut taken: Vec<_> = due(&inbox, &mut first, 4)
+        .await
+        .iter()
+        .map(|row| row.id)
+        .collect();
+    taken.extend(due(&other, &mut second, 4).await.iter().map(|row| row.id));
+    assert_eq!(taken.len(), 8);
+    taken.sort();
+    taken.dedup();
+    assert_eq!(taken.len(), 8, "no row twice");
+    inbox.commit(first).await.unwrap();
+    other.commit(second).await.unwrap();
+    assert_eq!(due_now(&inbox).await.len(), 10);
+}
+
+/// A frozen node: its transaction stands still, holding a row.
+#[tokio::test]
+async fn the_server_ends_the_session_of_a_node_that_is_frozen_in_a_transaction() {
+    let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
+    let frozen = node(&place, |config| {
+        config.idle_in_transaction_timeout = Span::ms(300)
+    });
+    let row = row("a");
+    insert(&inbox, std::slice::from_ref(&row)).await;
+
+    let mut tx = frozen.begin().await.unwrap();
+    assert_eq!(due(&frozen, &mut tx, 1).await.len(), 1);
+    assert!(due_now(&inbox).await.is_empty(), "the frozen node holds it");
+    eventually("the end of the frozen session", SOON, async || {
+        (due_now(&inbox).await == [row.id]).then_some(())
+    })
+    .await;
+    let back = super::rows::change_of(row.id, StateName::Waiting, State::Handed);
+    let error = frozen.change(&mut tx, &[back]).await.unwrap_err();
+    assert_eq!(error.class, Class::Outage, "{error}");
+    assert!(frozen.commit(tx).await.is_err());
+    // The pool has got over it.
+    frozen.probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_that_is_not_to_be_had_means_again() {
+    let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
+    let impatient = node(&place, |config| config.lock_timeout = Span::ms(100));
+    let mut holder = inbox.begin().await.unwrap();
+    inbox.insert(&mut holder, &[row("a")]).await.unwrap();
+    let mut tx = impatient.begin().await.unwrap();
+    let error = impatient.insert(&mut tx, &[row("a")]).await.unwrap_err();
+    assert_eq!(error.class, Class::Again, "{error}");
+}
+
+#[tokio::test]
+async fn a_statement_that_runs_too_long_is_ended_and_blames_nobody() {
+    let Fresh { inbox: _, place } = fresh::<PostgresInbox>().await;
+    let hasty = node(&place, |config| config.statement_timeout = Span::ms(100));
+    let mut tx = hasty.begin().await.unwrap();
+    let slow = tx.execute("SELECT pg_sleep(60)").await;
+    let error = sluice::inbox::DbError::of("slow")(slow.unwrap_err());
+    assert_eq!(error.code().as_deref(), Some("57014"));
+    assert_eq!(error.class, Class::Outage);
+}
+
+/// A commit that waits for a standby must not be ended by the limit: the server would say "done".
+#[tokio::test]
+async fn the_limit_of_a_statement_does_not_end_a_commit() {
+    let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
+    inbox
+        .sql(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END';
+            CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON inbox
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()",
+        )
+        .await;
+    let hasty = node(&place, |config| config.statement_timeout = Span::ms(200));
+    let row = row("a");
+    assert_eq!(insert(&hasty, std::slice::from_ref(&row)).await, [row.id]);
+    assert_eq!(due_now(&inbox).await, [row.id]);
+}
+
+#[tokio::test]
+async fn a_commit_of_an_aborted_transaction_is_an_error() {
+    let Fresh {
+        inbox,
+        place: _place,
+    } = fresh::<PostgresInbox>().await;
+    let mut tx = inbox.begin().await.unwrap();
+    inbox.insert(&mut tx, &[row("a")]).await.unwrap();
+    tx.execute("SELECT 1/0").await.unwrap_err();
+    inbox.commit(tx).await.unwrap_err();
+    assert!(due_now(&inbox).await.is_empty());
+}
+
+#[tokio::test]
+async fn begin_sets_the_limits_and_the_commit_takes_them_away() {
+    let Fresh { inbox: _, place } = fresh::<PostgresInbox>().await;
+    let inbox = node(&place, |config| {
+        config.connections = 1;
+        config.synchronous_commit = sluice::inbox::SynchronousCommit::RemoteApply;
+    });
+    let settings = "SELECT concat_ws(' ', current_setting('idle_in_transaction_session_timeout'),
+        current_setting('lock_timeout'), current_setting('statement_timeout'),
+        current_setting('synchronous_commit'), current_setting('transaction_isolation'))";
+    let mut tx = inbox.begin().await.unwrap();
+    let inside: String = sqlx::query_scalar(settings)
+        .fetch_one(&mut *tx)
+        .await
+        .unwrap();
+    assert_eq!(inside, "5s 5s 30s remote_apply read committed");
+    inbox.commit(tx).await.unwrap();
+    let outside: String = sqlx::query_scalar(settings)
+        .fetch_one(inbox.pool())
+        .await
+        .unwrap();
+    assert_eq!(outside, "0 0 0 on read committed");
+}
+
+#[tokio::test]
+async fn a_read_only_server_is_an_outage() {
+    let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
+    inbox
+        .sql(&format!(
+            "ALTER DATABASE {} SET default_transaction_read_only = on",
+            place.name()
+        ))
+        .await;
+    let late = PostgresInbox::node(&place);
+    assert_eq!(late.probe().await.unwrap_err().class, Class::Outage);
+    let mut tx = late.begin().await.unwrap();
+    let error = late.insert(&mut tx, &[row("a")]).await.unwrap_err();
+    assert_eq!(error.code().as_deref(), Some("25006"));
+    assert_eq!(error.class, Class::Outage);
+}
+
+#[tokio::test]
+async fn a_pool_gets_over_the_end_of_all_its_sessions() {
+    let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(inbox.begin().await.unwrap());
+    }
+    let mut admin = PgConnection::connect(&place.url()).await.unwrap();
+    admin
+        .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sluice/test'")
+        .await
+        .unwrap();
+    for tx in open {
+        inbox.commit(tx).await.unwrap_err();
+    }
+    eventually(
+        "a transaction after the end of all sessions",
+        SOON,
+        async || inbox.probe().await.ok(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn done_rows_of_a_large_table_are_estimated() {
+    let Fresh {
+        inbox,
+        place: _place,
+    } = fresh::<PostgresInbox>().await;
+    for batch in 0..10 {
+        let rows: Vec<_> = (0..1000)
+            .map(|n| {
+                let mut row = row_in(&format!("{batch}-{n}"), done());
+                row.payload = vec![b'x'; 1200].into();
+                row
+            })
+            .collect();
+        insert(&inbox, &rows).await;
+    }
+    insert_many(&inbox, 100, &waiting(Span::ms(0))).await;
+    inbox.sql("ANALYZE inbox").await;
+    let counts = inbox.counts().await.unwrap();
+    let done = counts
+        .iter()
+        .find(|count| count.state == StateName::Done)
+        .unwrap();
+    assert!((9_000..=11_000).contains(&done.rows), "{done:?}");
 }
