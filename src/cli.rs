@@ -61,7 +61,7 @@ struct Globals {
         hide_env_values = true
     )]
     config: Option<PathBuf>,
-    /// error, warn, info, debug, trace, or a filter such as info,sluice::intake=debug
+    /// A level (error, warn, info, debug, trace), or a filter such as `info,sluice::intake=debug`
     #[arg(
         long,
         global = true,

@@ -80,7 +80,7 @@ pub async fn check(globals: &Globals, arguments: &Arguments) -> Result<ExitCode,
     };
     let mut found = Findings::of(&path, &report);
     if arguments.connect {
-        found.parts = connect(&config).await?;
+        found.parts = Box::pin(connect(&config)).await?;
         found.memory = Some(MemoryBound::of(&config));
         let refused = |finding: &Finding| finding.level == Level::Error;
         found.ok = !found
@@ -173,7 +173,7 @@ fn counted(count: usize, noun: &str) -> String {
 
 /// Opens everything that the configuration names, and says what is there.
 async fn connect(config: &Config) -> Result<Vec<Part>, Failure> {
-    let mut parts = on_inbox!(config, |inbox| database(&inbox, config).await?);
+    let mut parts = on_inbox!(config, |inbox| Box::pin(database(&inbox, config)).await?);
     let routes = Routes::new(
         config
             .sources

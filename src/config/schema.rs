@@ -18,13 +18,14 @@ pub fn json_schema() -> Value {
     schema
 }
 
+/// The inner ones first, so that what is put in is not visited.
 fn each_object(value: &mut Value, change: &mut impl FnMut(&mut Map<String, Value>)) {
     match value {
         Value::Object(object) => {
-            change(object);
             object
                 .values_mut()
                 .for_each(|value| each_object(value, change));
+            change(object);
         }
         Value::Array(values) => values
             .iter_mut()

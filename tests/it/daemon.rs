@@ -254,6 +254,7 @@ fn run(folder: &TempDir, log: &Path, environment: &[(&str, &str)]) -> Child {
     // The signal at the parent's death belongs to the thread that starts the process: the test's own.
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_sluice")])
+        .args(["run", "--migrate", "-c"])
         .arg(folder.path().join("sluice.toml"))
         .current_dir(folder.path())
         .env("NO_COLOR", "1")
