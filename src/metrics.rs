@@ -11,7 +11,7 @@ mod exporter;
 mod samples;
 
 pub use announce::{InboxGauges, InboxRows, announce};
-pub use exporter::Exporter;
+pub use exporter::{AlreadyInstalled, Exporter};
 pub use samples::Samples;
 
 use std::time::Duration;
@@ -108,6 +108,22 @@ impl Sweep {
 
 /// The label of deliveries that no route took; no configured name has parentheses.
 pub const NO_ROUTE: &str = "(none)";
+
+/// The words of `message::WaitReason`, which this leaf does not import; a test holds them together.
+pub const WAIT_REASONS: [&str; 12] = [
+    "no_subscription",
+    "early",
+    "unknown_message",
+    "ambiguous",
+    "unsupported",
+    "busy",
+    "blocked",
+    "backlog",
+    "ordered",
+    "held",
+    "engine_down",
+    "retry",
+];
 
 /// The words of `inbox::Class`, which this leaf cannot import; a test holds them together.
 pub const DB_ERROR_CLASSES: [&str; 4] = ["data", "message", "again", "outage"];

@@ -47,6 +47,9 @@ fn announce_route(route: &str) {
         counter!(name::DUPLICATES, "route" => route.to_owned(), "cause" => cause.as_str())
             .increment(0);
     }
+    for reason in super::WAIT_REASONS {
+        counter!(name::WAITS, "route" => route.to_owned(), "reason" => reason).increment(0);
+    }
     counter!(name::CONFLICTS, "route" => route.to_owned()).increment(0);
 }
 
