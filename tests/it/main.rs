@@ -9,6 +9,7 @@
 mod browser;
 mod config;
 mod daemon;
+mod dashboards;
 mod e2e;
 mod effects;
 mod http;
