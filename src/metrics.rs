@@ -3,7 +3,7 @@
 //! The names and their help stand in [`catalogue`], and only the functions here record them. Labels come
 //! from bounded sets (names of the configuration, words of an enum), never an id or a key.
 //! [`Exporter`] renders them for Prometheus; [`Samples`] reads that text back for the status page, so that
-//! page and Prometheus cannot disagree. Imports nothing of Sluice.
+//! page and Prometheus cannot disagree.
 
 mod announce;
 pub mod catalogue;
@@ -108,22 +108,6 @@ impl Sweep {
 
 /// The label of deliveries that no route took; no configured name has parentheses.
 pub const NO_ROUTE: &str = "(none)";
-
-/// The words of `message::WaitReason`, which this leaf does not import; a test holds them together.
-pub const WAIT_REASONS: [&str; 12] = [
-    "no_subscription",
-    "early",
-    "unknown_message",
-    "ambiguous",
-    "unsupported",
-    "busy",
-    "blocked",
-    "backlog",
-    "ordered",
-    "held",
-    "engine_down",
-    "retry",
-];
 
 /// The words of `inbox::Class`, which this leaf cannot import; a test holds them together.
 pub const DB_ERROR_CLASSES: [&str; 4] = ["data", "message", "again", "outage"];

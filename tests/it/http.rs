@@ -7,7 +7,6 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use sluice::http::{self, Board, HttpConfig, Plan, PlannedEngine, PlannedRoute, PlannedSource};
 use sluice::inbox::{Class, NodeIdentity};
-use sluice::message::WaitReason;
 use sluice::metrics::{self, DuplicateCause, Exporter, InboxGauges, InboxRows, MessageOutcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -375,6 +374,4 @@ async fn the_listener_ends_though_a_client_stays_connected() {
 fn the_words_that_are_announced_are_those_that_come() {
     let classes = Class::ALL.map(Class::as_str);
     assert_eq!(classes, metrics::DB_ERROR_CLASSES);
-    let reasons = WaitReason::ALL.map(WaitReason::as_str);
-    assert_eq!(reasons, metrics::WAIT_REASONS);
 }
