@@ -176,12 +176,18 @@ pub fn kafka_lag(source: &str, topic: &str, partition: i32, lag: Option<i64>) {
     let lag = lag.map_or(0.0, |lag| lag as f64);
     gauge!(name::KAFKA_LAG, "source" => source.to_owned(), "topic" => topic.to_owned(), "partition" => partition.to_string())
         .set(lag);
+    // Topics are not known before Kafka assigns them: this is when their counter begins.
+    below_low_watermark(source, topic, 0);
 }
 
 /// The broker had already deleted records that this group had not read.
 pub fn kafka_offset_below_low_watermark(source: &str, topic: &str) {
+    below_low_watermark(source, topic, 1);
+}
+
+fn below_low_watermark(source: &str, topic: &str, partitions: u64) {
     counter!(name::KAFKA_BELOW_LOW_WATERMARK, "source" => source.to_owned(), "topic" => topic.to_owned())
-        .increment(1);
+        .increment(partitions);
 }
 
 /// Our own unfinished jobs in the engine.

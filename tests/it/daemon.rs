@@ -162,10 +162,14 @@ impl Daemon {
         .await;
     }
 
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
     /// `None` when it does not answer.
     pub async fn get(&self, path: &str) -> Option<(StatusCode, String)> {
         let request = crate::rig::http()
-            .get(format!("http://{}{path}", self.address))
+            .get(self.url(path))
             .timeout(Duration::from_secs(5));
         let response = request.send().await.ok()?;
         Some((response.status(), response.text().await.ok()?))

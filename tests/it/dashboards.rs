@@ -11,7 +11,9 @@ use serde_json::Value;
 use sluice::message::WaitReason;
 use sluice::metrics::{self, DuplicateCause, InboxGauges, InboxRows, MessageOutcome, Sweep};
 
-use crate::http::{Served, small_plan};
+use crate::daemon::LIMIT;
+use crate::http::{Node, Served, small_plan};
+use crate::rig::eventually;
 use prometheus::Prometheus;
 
 fn file(name: &str) -> PathBuf {
@@ -189,6 +191,26 @@ async fn every_metric_that_dashboard_and_alerts_name_is_exported() {
     let missing: Vec<_> = named.difference(&exported).collect();
     assert!(missing.is_empty(), "{missing:?} are in no {exported:?}");
     assert!(named.len() > 20, "{named:?}");
+}
+
+#[tokio::test]
+async fn every_metric_that_dashboard_and_alerts_name_is_exported_by_a_running_daemon() {
+    let node = Node::start().await;
+    node.order("order", 2).await;
+    node.publish(b"not JSON").await;
+    let named = names(&(read("prometheus/alerts.yml") + &queries().join("\n")));
+    let mut missing = named.clone();
+    eventually(
+        &format!("each of {named:?} being exported"),
+        LIMIT,
+        async || {
+            let (_, text) = node.daemon.get("/metrics").await?;
+            let exported = declared(&text);
+            missing.retain(|name| !exported.contains(name));
+            missing.is_empty().then_some(())
+        },
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The daemon's HTTP listener, over real sockets.
 
+mod node;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+pub use node::Node;
 
 /// A listener with a board and a recorder of its own.
 pub struct Served {
