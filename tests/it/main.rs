@@ -8,6 +8,7 @@
 
 mod browser;
 mod config;
+mod crash;
 mod daemon;
 mod dashboards;
 mod e2e;
