@@ -206,6 +206,8 @@ where
     Ok(Some(tasks))
 }
 
+/// Until the drain. A source that is stuck stops alone: the others have done nothing wrong, and a process
+/// that ended would come back to the same delivery.
 async fn drive_source<I: Inbox>(
     intake: Arc<Intake<I>>,
     source: Arc<dyn Source>,
@@ -214,12 +216,17 @@ async fn drive_source<I: Inbox>(
 ) -> anyhow::Result<()> {
     let part = format!("source {}", source.name());
     board.set_not_ready(&part, "not connected");
-    intake
-        .run(source, shutdown, |connected| match connected {
+    let driven = intake
+        .run(source, shutdown.clone(), |connected| match connected {
             Ok(()) => board.set_ready(&part),
             Err(error) => board.set_not_ready(&part, error.to_string()),
         })
-        .await?;
+        .await;
+    if let Err(stuck) = driven {
+        tracing::error!(source = stuck.source_name, error = %stuck, "the source stops until the next start");
+        board.set_not_ready(&part, stuck.to_string());
+        shutdown.draining().await;
+    }
     Ok(())
 }
 
