@@ -61,7 +61,6 @@
 
 pub mod backoff;
 pub mod bridge;
-pub mod cli;
 pub mod config;
 pub mod crash;
 pub mod engine;

@@ -129,8 +129,8 @@ mod tests {
 
     #[test]
     fn the_exporters_own_text_is_understood() {
-        let exporter = super::super::Exporter::new();
-        exporter.record(|| {
+        let (recorder, exporter) = super::super::Exporter::local().expect("a recorder");
+        metrics::with_local_recorder(&recorder, || {
             super::super::announce(&["payments"], &["paid \"twice\"\\"], &["shop"]);
             super::super::delivered("payments", true);
             super::super::conflict(Some("paid \"twice\"\\"));

@@ -6,15 +6,15 @@
     reason = "what a test gathers around it may panic and be spawned freely"
 )]
 
+mod bad_input;
 mod browser;
 mod config;
-mod crash;
 mod daemon;
-mod dashboards;
 mod e2e;
 mod effects;
 mod http;
 mod inbox;
 mod rig;
 mod sources;
+mod stored;
 mod structure;

@@ -1,0 +1,142 @@
+//! What only the database refuses: for a message's data, or for no reason that anybody knows.
+
+use lapin::BasicProperties;
+use serde_json::json;
+use sluice::message::Hash;
+
+use crate::daemon::{Config, Daemon, LIMIT};
+use crate::effects::Effects;
+use crate::rig::{Deployment, QueueKind, Rig, eventually, headers};
+use crate::stored::Inbox;
+
+/// Rules that a schema of Sluice's does not have, each for what one message brings.
+const RULES: &str = "
+    ALTER TABLE inbox ADD CONSTRAINT wholesome CHECK (dedup_key NOT LIKE 'poison%');
+    CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.dedup_key LIKE 'curse%' THEN
+            RAISE EXCEPTION 'nobody knows why' USING ERRCODE = 'XX000';
+        ELSIF position('damned' in convert_from(NEW.payload, 'UTF8')) > 0 THEN
+            RAISE EXCEPTION 'not in any form' USING ERRCODE = '22000';
+        END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER judge BEFORE INSERT ON inbox FOR EACH ROW EXECUTE FUNCTION judge();";
+
+fn starts(source: &str, models: &Deployment, more: &str) -> String {
+    let name = models.name("OrderPlaced");
+    format!(
+        r#"
+        [routes.of-{source}]
+        source = "{source}"
+        engine = "shop"
+        dedup_key = "$.id"
+        {more}
+        [routes.of-{source}.start]
+        message_name = "{name}"
+        business_key = "$.id"
+        "#
+    )
+}
+
+fn message(id: &str, order: &str) -> (Vec<u8>, BasicProperties) {
+    let payload = json!({ "id": id, "order": order }).to_string();
+    let properties = BasicProperties::default().with_headers(headers(&[("id", id)]));
+    (payload.into_bytes(), properties)
+}
+
+#[tokio::test]
+async fn what_the_database_refuses_is_set_aside_alone() {
+    let rig = Rig::get();
+    let models = rig.engine().deploy(&["message-start"]).await;
+    let schema = rig.schema();
+    let mixed = rig.queue(QueueKind::Classic).await;
+    let ordered = rig.queue(QueueKind::Classic).await;
+    let hopeless = rig.queue(QueueKind::Classic).await;
+    let config = Config::on(&schema)
+        .rabbitmq("mixed", &mixed, "")
+        .rabbitmq("ordered", &ordered, "")
+        .rabbitmq("hopeless", &hopeless, "")
+        .camunda_tables("shop", "")
+        .with(&starts("mixed", &models, ""))
+        .with(&starts("ordered", &models, "order_by = \"$.order\""))
+        .with(&starts("hopeless", &models, ""));
+    let mut daemon = Daemon::start(&config, &[]).await;
+    daemon.stop().await;
+    let inbox = Inbox::of(&schema).await;
+    sqlx::raw_sql(RULES).execute(&inbox.pool).await.unwrap();
+
+    let id = |name: &str| format!("{name}-{}", models.suffix());
+    let mut good = Vec::new();
+    let mut batch = Vec::new();
+    for number in 0..40 {
+        let bad = match number {
+            7 => Some("poison-7"),
+            8 => Some("poison-8"),
+            31 => Some("curse-31"),
+            _ => None,
+        };
+        let id = id(bad.unwrap_or(&format!("good-{number}")));
+        batch.push(message(&id, "x"));
+        if bad.is_none() {
+            good.push(id);
+        }
+    }
+    mixed.publish_all(batch).await;
+    // Longer than an index entry may be, and random digits cannot be compressed.
+    let long: String = (0_u8..100)
+        .map(|n| format!("{:?}", Hash::of(&[&[n]])))
+        .collect();
+    let in_order = [
+        ("1", "k"),
+        ("nul", "k\0"),
+        ("2", "k"),
+        ("long", &long),
+        ("3", "k"),
+    ];
+    for (name, order) in in_order {
+        ordered.publish_all(vec![message(&id(name), order)]).await;
+    }
+    good.extend(["1", "2", "long", "3"].map(&id));
+    hopeless
+        .publish_all(vec![
+            message(&id("damned"), "x"),
+            message(&id("after"), "x"),
+        ])
+        .await;
+
+    daemon.restart(&[]).await;
+    let effects = Effects::at(&rig.engine_database_url()).await;
+    let process = models.name("message-start");
+    effects.until(&process, "start", &good, 1, LIMIT).await;
+    for queue in [&mixed, &ordered] {
+        queue.wait_until_empty(LIMIT).await;
+    }
+
+    for name in ["poison-7", "poison-8", "curse-31", "nul"] {
+        let id = id(name);
+        let rows = inbox.rows().await;
+        let row = rows.iter().find(|row| row.header("id") == Some(json!(id)));
+        let row = row.unwrap_or_else(|| panic!("{name} has no row"));
+        assert_eq!(row.is(), "dead unstorable", "{name}: {}", row.detail);
+        let payload: serde_json::Value =
+            serde_json::from_slice(row.payload.as_deref().unwrap()).unwrap();
+        assert_eq!(payload["id"], id, "{name}");
+    }
+    // What cannot be stored in any form stays with the broker; its source says so, the others go on.
+    let said = daemon.until_not_ready().await.to_string();
+    assert!(
+        said.contains("source hopeless") && said.contains("cannot be stored"),
+        "{said}"
+    );
+    let late = vec![message(&id("late"), "x")];
+    mixed.publish_all(late).await;
+    good.push(id("late"));
+    daemon.stop().await;
+    eventually(
+        "the deliveries being the broker's again",
+        LIMIT,
+        async || (hopeless.ready().await == 2).then_some(()),
+    )
+    .await;
+    effects.exactly(&process, "start", &good, 1, LIMIT).await;
+}
