@@ -7,14 +7,18 @@
 
 mod check;
 mod failure;
+mod memory;
 mod mistake;
 mod node;
 mod piece;
 mod routes;
+mod schema;
 mod walk;
 
+pub use memory::{MemoryBound, MemoryPart};
 pub use mistake::{Look, Mistake, Report, Weight};
 pub use node::Environment;
+pub use schema::json_schema;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

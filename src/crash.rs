@@ -1,6 +1,7 @@
-//! Named points at which a crash test lets the process abort; nothing at all without the feature.
+//! Named points at which a crash test lets the process abort or freeze; nothing at all without the feature.
 //!
-//! `SLUICE_CRASH_AT=before_commit:3` aborts when that point is passed for the third time.
+//! `SLUICE_CRASH_AT=before_commit:3` aborts when that point is passed for the third time;
+//! `SLUICE_STOP_AT=before_commit:3` stops the process there, as `SIGSTOP` does, until `SIGCONT`.
 
 /// Marks a place between two steps at which the process may die.
 #[macro_export]
@@ -27,27 +28,57 @@ pub const POINTS: [&str; 11] = [
 ];
 
 #[cfg(feature = "crash_points")]
-pub fn pass(name: &'static str) {
-    use std::sync::OnceLock;
+pub use armed::pass;
+
+#[cfg(feature = "crash_points")]
+mod armed {
+    use std::process::Command;
+    use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    static ARMED: OnceLock<Option<(String, u64)>> = OnceLock::new();
-    static PASSED: AtomicU64 = AtomicU64::new(0);
+    static CRASH: LazyLock<Option<Switch>> = LazyLock::new(|| Switch::read("SLUICE_CRASH_AT"));
+    static STOP: LazyLock<Option<Switch>> = LazyLock::new(|| Switch::read("SLUICE_STOP_AT"));
 
-    let armed = ARMED.get_or_init(|| {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a test's switch, not configuration"
-        )]
-        let point = std::env::var("SLUICE_CRASH_AT").ok()?;
-        let (point, times) = point.split_once(':').unwrap_or((&point, "1"));
-        Some((point.to_owned(), times.parse().unwrap_or(1)))
-    });
-    if let Some((point, times)) = armed
-        && point == name
-        && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *times
-    {
-        tracing::warn!(point = name, "crash point reached, aborting");
-        std::process::abort();
+    /// A point, and which of its passes counts.
+    struct Switch {
+        point: String,
+        times: u64,
+        passed: AtomicU64,
+    }
+
+    impl Switch {
+        fn read(variable: &str) -> Option<Self> {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a test's switch, not configuration"
+            )]
+            let value = std::env::var(variable).ok()?;
+            let (point, times) = value.split_once(':').unwrap_or((&value, "1"));
+            Some(Self {
+                point: point.to_owned(),
+                times: times.parse().unwrap_or(1),
+                passed: AtomicU64::new(0),
+            })
+        }
+
+        fn is_due(&self, point: &str) -> bool {
+            self.point == point && self.passed.fetch_add(1, Ordering::SeqCst) + 1 == self.times
+        }
+    }
+
+    pub fn pass(point: &'static str) {
+        if CRASH.as_ref().is_some_and(|switch| switch.is_due(point)) {
+            tracing::warn!(point, "crash point reached, aborting");
+            std::process::abort();
+        }
+        if STOP.as_ref().is_some_and(|switch| switch.is_due(point)) {
+            tracing::warn!(point, "crash point reached, stopping");
+            // The caller waits for this child, so it is stopped before it takes another step.
+            let pid = std::process::id().to_string();
+            if let Err(cause) = Command::new("kill").args(["-STOP", &pid]).status() {
+                tracing::error!(%cause, "the process cannot be stopped");
+            }
+            tracing::warn!(point, "going on");
+        }
     }
 }

@@ -61,6 +61,7 @@
 
 pub mod backoff;
 pub mod bridge;
+pub mod cli;
 pub mod config;
 pub mod crash;
 pub mod engine;

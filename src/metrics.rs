@@ -3,7 +3,7 @@
 //! The names and their help stand in [`catalogue`], and only the functions here record them. Labels come
 //! from bounded sets (names of the configuration, words of an enum), never an id or a key.
 //! [`Exporter`] renders them for Prometheus; [`Samples`] reads that text back for the status page, so that
-//! page and Prometheus cannot disagree. Imports nothing of Sluice.
+//! page and Prometheus cannot disagree.
 
 mod announce;
 pub mod catalogue;
@@ -11,7 +11,7 @@ mod exporter;
 mod samples;
 
 pub use announce::{InboxGauges, InboxRows, announce};
-pub use exporter::Exporter;
+pub use exporter::{AlreadyInstalled, Exporter};
 pub use samples::Samples;
 
 use std::time::Duration;
@@ -176,12 +176,18 @@ pub fn kafka_lag(source: &str, topic: &str, partition: i32, lag: Option<i64>) {
     let lag = lag.map_or(0.0, |lag| lag as f64);
     gauge!(name::KAFKA_LAG, "source" => source.to_owned(), "topic" => topic.to_owned(), "partition" => partition.to_string())
         .set(lag);
+    // Topics are not known before Kafka assigns them: this is when their counter begins.
+    below_low_watermark(source, topic, 0);
 }
 
 /// The broker had already deleted records that this group had not read.
 pub fn kafka_offset_below_low_watermark(source: &str, topic: &str) {
+    below_low_watermark(source, topic, 1);
+}
+
+fn below_low_watermark(source: &str, topic: &str, partitions: u64) {
     counter!(name::KAFKA_BELOW_LOW_WATERMARK, "source" => source.to_owned(), "topic" => topic.to_owned())
-        .increment(1);
+        .increment(partitions);
 }
 
 /// Our own unfinished jobs in the engine.

@@ -63,6 +63,7 @@ pub fn check(draft: &Draft<'_>, mistakes: &mut Vec<Mistake>) {
     check.inbox();
     check.intake();
     check.http();
+    check.log();
     check.sources();
     check.engines();
     routes::check(&mut check);
@@ -193,6 +194,14 @@ impl Check<'_> {
                 )
                 .help("set `http.token`, or listen on loopback"),
             );
+        }
+    }
+
+    fn log(&mut self) {
+        if let Some(log) = &self.draft.log
+            && let Err(what) = crate::telemetry::filter(&log.level)
+        {
+            self.error(&["log", "level"], what);
         }
     }
 

@@ -132,6 +132,10 @@ impl Board {
         self.state().draining = true;
     }
 
+    pub fn is_draining(&self) -> bool {
+        self.state().draining
+    }
+
     /// Nothing of this part is in the way any more.
     pub fn set_ready(&self, part: &str) {
         self.state().not_ready.remove(part);
@@ -309,7 +313,7 @@ impl State {
                 kind: planned.kind.clone(),
                 detail: planned.detail.clone(),
                 connected: value(metric::SOURCE_CONNECTED) > 0,
-                paused: self.paused.get(&planned.name).cloned(),
+                paused: self.why_paused(&planned.name),
                 deliveries: self.rate(&Meters::Source(planned.name.clone())),
                 redelivered: redelivered.get(&flag).copied().map_or(0, whole),
                 lag: (planned.kind == "kafka").then(|| value(metric::KAFKA_LAG)),
@@ -319,6 +323,12 @@ impl State {
             }
         };
         self.plan.sources.iter().map(source).collect()
+    }
+
+    /// What was said about a source: that it is paused, or that it is in the way.
+    fn why_paused(&self, source: &str) -> Option<String> {
+        let in_the_way = || self.not_ready.get(&format!("source {source}"));
+        self.paused.get(source).or_else(in_the_way).cloned()
     }
 
     fn routes(&self) -> Vec<RouteStatus> {

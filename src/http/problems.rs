@@ -122,6 +122,8 @@ impl Line {
             "source" | "route" | "engine" if self.subject.is_none() => {
                 self.subject = Some(value.to_string());
             }
+            // The id of one message: with it, the same trouble would fill the list row by row.
+            "row" => {}
             // Writing to a String does not fail.
             name => drop(write!(self.fields, " {name}={value}")),
         }
@@ -151,7 +153,7 @@ mod tests {
         tracing::subscriber::with_default(log, || {
             tracing::info!(target: "sluice::intake", "nothing to see");
             tracing::warn!(target: "rdkafka::client", "not ours");
-            tracing::warn!(target: "sluice::intake::flow", source = "payments", delay_ms = 5, "the stream ended");
+            tracing::warn!(target: "sluice::intake::flow", source = "payments", row = 1, delay_ms = 5, "the stream ended");
             tracing::error!(target: "sluice::bridge", "stopped");
             tracing::warn!(target: "sluice::intake::flow", source = %"payments", delay_ms = 5, "the stream ended");
         });

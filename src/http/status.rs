@@ -81,7 +81,7 @@ pub struct SourceStatus {
     /// For people: the queue, or the topics and the group.
     pub detail: String,
     pub connected: bool,
-    /// Why it takes nothing although it is connected.
+    /// Why it takes nothing.
     pub paused: Option<String>,
     pub deliveries: Rate,
     pub redelivered: u64,
@@ -156,4 +156,52 @@ pub struct Problem {
 pub enum Severity {
     Warning,
     Error,
+}
+
+/// A node beats every few seconds; one that did not for this long is gone.
+const GONE_SECONDS: f64 = 30.0;
+
+/// Whether a node still beats.
+pub fn lives(node: &Node) -> bool {
+    node.seen_seconds_ago < GONE_SECONDS
+}
+
+/// The nodes that are gone and did not come back under their name: what somebody may have to look after.
+///
+/// A restart leaves the row of the earlier incarnation behind, which means nothing.
+pub fn gone(nodes: &[Node]) -> impl Iterator<Item = &Node> {
+    nodes.iter().filter(|node| {
+        let later = |other: &Node| other.seen_seconds_ago < node.seen_seconds_ago;
+        let mut same_name = nodes.iter().filter(|other| other.name == node.name);
+        !lives(node) && !same_name.any(|other| lives(other) || later(other))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_came_back_is_not_gone() {
+        let node = |name: &str, seen: f64| Node {
+            incarnation: Uuid::now_v7(),
+            name: name.to_owned(),
+            version: String::new(),
+            started_seconds_ago: 9_000.0,
+            seen_seconds_ago: seen,
+            duplicates: 0,
+        };
+        let nodes = [
+            node("restarted", 600.0),
+            node("restarted", 2.0),
+            node("lost", 600.0),
+            node("lost", 5_000.0),
+            node("here", 4.9),
+        ];
+        let gone: Vec<_> = gone(&nodes).map(|node| node.seen_seconds_ago).collect();
+        assert_eq!(gone, [600.0]);
+        assert_eq!(nodes.iter().filter(|node| lives(node)).count(), 2);
+    }
 }

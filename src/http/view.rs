@@ -5,11 +5,11 @@ mod rows;
 use rows::{Bar, Open, Segment, StateRows};
 
 use super::format::{self, Spark};
-use super::status::{EngineStatus, Problem, Rate, RouteStatus, Severity, SourceStatus, Status};
+use super::status::{
+    EngineStatus, Problem, Rate, RouteStatus, Severity, SourceStatus, Status, gone, lives,
+};
 use crate::inbox::{Count, Node, StateName};
 
-/// A node that has not beaten for this long is shown as gone.
-const GONE_SECONDS: f64 = 3.0;
 /// Fewer would hide what happened; more nobody reads.
 const PROBLEMS: usize = 12;
 
@@ -252,19 +252,8 @@ impl EngineView {
 
 /// Those that live, and those that are gone and did not come back under their name.
 fn nodes(status: &Status) -> Vec<NodeView> {
-    let lives = |node: &Node| node.seen_seconds_ago < GONE_SECONDS;
-    let is_back = |gone: &Node| {
-        let same = status.nodes.iter().filter(|node| node.name == gone.name);
-        same.clone().any(lives)
-            || same
-                .filter(|node| node.incarnation != gone.incarnation)
-                .any(|node| node.seen_seconds_ago < gone.seen_seconds_ago)
-    };
-    let mut shown: Vec<&Node> = status
-        .nodes
-        .iter()
-        .filter(|node| lives(node) || !is_back(node))
-        .collect();
+    let living = status.nodes.iter().filter(|node| lives(node));
+    let mut shown: Vec<&Node> = living.chain(gone(&status.nodes)).collect();
     shown.sort_by(|a, b| (&a.name, a.incarnation).cmp(&(&b.name, b.incarnation)));
     let view = |node: &&Node| NodeView {
         name: node.name.clone(),

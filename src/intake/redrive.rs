@@ -83,10 +83,10 @@ impl<I: Inbox> Intake<I> {
             .inbox
             .take(&mut tx, take, &self.blocking_scopes)
             .await?;
-        crash_point!("wake_claimed");
         if rows.is_empty() {
             return Ok(Driven::default());
         }
+        crash_point!("wake_claimed");
         ids.extend(rows.iter().map(|row| row.id));
         let drives: Vec<Drive> = rows
             .into_iter()

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::catalogue as name;
 use super::{DuplicateCause, MessageOutcome, NO_ROUTE, Sweep};
+use crate::message::WaitReason;
 use metrics::{counter, gauge, histogram};
 
 /// Every series of these parts, by the names that they have in the configuration.
@@ -45,6 +46,10 @@ fn announce_route(route: &str) {
     }
     for cause in DuplicateCause::ALL {
         counter!(name::DUPLICATES, "route" => route.to_owned(), "cause" => cause.as_str())
+            .increment(0);
+    }
+    for reason in WaitReason::ALL {
+        counter!(name::WAITS, "route" => route.to_owned(), "reason" => reason.as_str())
             .increment(0);
     }
     counter!(name::CONFLICTS, "route" => route.to_owned()).increment(0);

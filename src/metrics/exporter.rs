@@ -3,6 +3,7 @@
 //! The exporter crate's own HTTP server is left out: our listener serves the text. In return nobody but
 //! [`Exporter::upkeep`] empties the histograms' buffers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{
@@ -31,53 +32,57 @@ const BATCH_MESSAGES: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0,
 ];
 
-/// Renders what the recorder holds.
+/// Two recorders would share the numbers between them.
+#[derive(Debug, thiserror::Error)]
+#[error("this process has a metrics recorder already")]
+pub struct AlreadyInstalled;
+
+/// A recorder, and the text of what it holds. Clones share it.
 #[derive(Clone)]
 pub struct Exporter {
+    recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     process: metrics_process::Collector,
 }
 
 impl Exporter {
-    /// Makes the process's recorder; once in a process.
-    ///
-    /// # Errors
-    /// A recorder is installed already.
-    pub fn install() -> Result<Self, BuildError> {
-        let recorder = recorder()?;
-        let exporter = Self::of(&recorder);
-        metrics::set_global_recorder(recorder)?;
-        catalogue::describe();
-        exporter.process.describe();
-        super::build_info();
-        Ok(exporter)
-    }
-
-    /// A recorder that is not the process's, for tests: see [`metrics::with_local_recorder`].
-    ///
-    /// # Errors
-    /// None that a caller can cause.
-    pub fn local() -> Result<(PrometheusRecorder, Self), BuildError> {
-        let recorder = recorder()?;
-        let exporter = Self::of(&recorder);
-        metrics::with_local_recorder(&recorder, || {
+    /// A recorder that only [`Exporter::record`] reaches, as a test wants it.
+    #[expect(clippy::new_without_default, reason = "a second one is rarely meant")]
+    pub fn new() -> Self {
+        let recorder = recorder().expect("every list of buckets has some");
+        let recorder = Arc::new(recorder);
+        let exporter = Self {
+            handle: recorder.handle(),
+            recorder,
+            process: metrics_process::Collector::default(),
+        };
+        exporter.record(|| {
             catalogue::describe();
             exporter.process.describe();
             super::build_info();
         });
-        Ok((recorder, exporter))
+        exporter
     }
 
-    fn of(recorder: &PrometheusRecorder) -> Self {
-        Self {
-            handle: recorder.handle(),
-            process: metrics_process::Collector::default(),
-        }
+    /// Makes a recorder that is the process's; once in a process.
+    ///
+    /// # Errors
+    /// There is one already.
+    pub fn install() -> Result<Self, AlreadyInstalled> {
+        let exporter = Self::new();
+        let recorder = Arc::clone(&exporter.recorder);
+        metrics::set_global_recorder(recorder).map_err(|_| AlreadyInstalled)?;
+        Ok(exporter)
+    }
+
+    /// What is recorded in here goes to this recorder, whatever the process's is.
+    pub fn record<T>(&self, recording: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&*self.recorder, recording)
     }
 
     /// All metrics in Prometheus' text format, with those of the process.
     pub fn render(&self) -> String {
-        self.process.collect();
+        self.record(|| self.process.collect());
         self.handle.render()
     }
 

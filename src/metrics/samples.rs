@@ -129,8 +129,8 @@ mod tests {
 
     #[test]
     fn the_exporters_own_text_is_understood() {
-        let (recorder, exporter) = super::super::Exporter::local().expect("a recorder");
-        metrics::with_local_recorder(&recorder, || {
+        let exporter = super::super::Exporter::new();
+        exporter.record(|| {
             super::super::announce(&["payments"], &["paid \"twice\"\\"], &["shop"]);
             super::super::delivered("payments", true);
             super::super::conflict(Some("paid \"twice\"\\"));

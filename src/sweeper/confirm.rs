@@ -19,13 +19,14 @@ impl<I: Inbox> Sweeper<I> {
         for engine in self.intake.engines() {
             let mut tx = inbox.begin().await?;
             let confirmed = engine.confirm(&mut tx, limit).await?;
+            if confirmed.is_empty() {
+                inbox.commit(tx).await?;
+                continue;
+            }
             crash_point!("confirm_read");
             let changes: Vec<Change> = confirmed.iter().map(change).collect();
             let changed = inbox.change(&mut tx, &changes).await?;
             inbox.commit(tx).await?;
-            if confirmed.is_empty() {
-                continue;
-            }
             metrics::stale_changes((changes.len() - changed.len()) as u64);
             for one in confirmed.iter().filter(|one| changed.contains(&one.row)) {
                 record(engine.name(), one);

@@ -2,7 +2,7 @@
 
 use super::{Round, Sweeper};
 use crate::crash_point;
-use crate::inbox::{DbError, Inbox};
+use crate::inbox::{DbError, Inbox, Purged};
 use crate::metrics;
 
 /// Purge deletes in larger pieces than the other sweeps drive.
@@ -10,9 +10,12 @@ const FACTOR: i64 = 10;
 
 impl<I: Inbox> Sweeper<I> {
     pub(super) async fn purge_round(&self) -> Result<Round, DbError> {
-        crash_point!("purge");
         let limit = i64::from(self.config.limit) * FACTOR;
         let purged = self.intake.inbox().purge(self.retention, limit).await?;
+        if purged == Purged::default() {
+            return Ok(Round::Empty);
+        }
+        crash_point!("purge");
         metrics::purged(purged.payloads, purged.keys);
         let most = u64::try_from(limit).unwrap_or(u64::MAX);
         Ok(if purged.payloads >= most || purged.keys >= most {

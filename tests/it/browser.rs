@@ -12,7 +12,7 @@ use sluice::inbox::{Count, Node, StateName};
 use sluice::metrics::{self, DuplicateCause, MessageOutcome};
 use uuid::Uuid;
 
-use crate::http::{Served, small_plan};
+use crate::http::{Node as RealNode, Served, small_plan};
 
 /// Some of everything that the page can show.
 fn large_plan() -> Plan {
@@ -296,6 +296,54 @@ async fn numbers_change_without_a_reload() {
         "the page was loaded again"
     );
     assert_eq!(browser.complaints().await, NOTHING);
+}
+
+#[tokio::test]
+async fn the_page_of_a_real_daemon_follows_its_messages() {
+    let node = RealNode::start().await;
+    let browser = Browser::open(1360, 900).await;
+    browser.visit(&node.daemon.url("/")).await;
+    browser.eval("window.here = true").await;
+    let number = |selector: &str, at_least: u32| {
+        format!("parseInt(document.querySelector({selector:?})?.innerText) >= {at_least}")
+    };
+    for round in 0..4 {
+        node.order(&format!("order-{round}"), 5).await;
+        node.publish(format!("not JSON {round}").as_bytes()).await;
+    }
+    browser
+        .until("dead rows", &number("[data-figure=dead] .big", 4))
+        .await;
+    browser
+        .until("waiting rows", &number("[data-figure=waiting] .big", 16))
+        .await;
+    browser
+        .until(
+            "proven effects",
+            "!document.querySelector('[data-engine=shop] .bad')",
+        )
+        .await;
+    let handed = "[data-route=payment-received] td:nth-of-type(4)";
+    browser
+        .until("the route's waiting rows", &number(handed, 16))
+        .await;
+    browser
+        .until(
+            "this node",
+            "document.querySelectorAll('[data-node]').length === 1",
+        )
+        .await;
+    browser.picture("status-real-1360", 1360).await;
+    assert_eq!(
+        browser.eval("window.here").await,
+        true,
+        "the page was loaded again"
+    );
+    assert_eq!(browser.complaints().await, NOTHING);
+    node.daemon.stop().await;
+    browser
+        .until("it says so", "!document.getElementById('lost').hidden")
+        .await;
 }
 
 #[tokio::test]

@@ -162,10 +162,14 @@ impl Daemon {
         .await;
     }
 
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
     /// `None` when it does not answer.
     pub async fn get(&self, path: &str) -> Option<(StatusCode, String)> {
         let request = crate::rig::http()
-            .get(format!("http://{}{path}", self.address))
+            .get(self.url(path))
             .timeout(Duration::from_secs(5));
         let response = request.send().await.ok()?;
         Some((response.status(), response.text().await.ok()?))
@@ -254,6 +258,7 @@ fn run(folder: &TempDir, log: &Path, environment: &[(&str, &str)]) -> Child {
     // The signal at the parent's death belongs to the thread that starts the process: the test's own.
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_sluice")])
+        .args(["run", "--migrate", "-c"])
         .arg(folder.path().join("sluice.toml"))
         .current_dir(folder.path())
         .env("NO_COLOR", "1")

@@ -43,6 +43,54 @@ impl Effects {
             .collect()
     }
 
+    /// How many instances of a process were started, by their business key.
+    pub async fn started(&self, process: &str) -> BTreeMap<String, i64> {
+        let sql = "SELECT business_key_, count(*) FROM act_hi_procinst
+                    WHERE proc_def_key_ = $1 GROUP BY 1";
+        let rows: Vec<(Option<String>, i64)> = sqlx::query_as(sql)
+            .bind(process)
+            .fetch_all(&self.pool)
+            .await
+            .expect("the engine's database answers");
+        rows.into_iter()
+            .map(|(key, count)| (key.unwrap_or_default(), count))
+            .collect()
+    }
+
+    /// How many jobs of a process were run to their end, by the type of their handler.
+    pub async fn jobs(&self, process: &str) -> BTreeMap<String, i64> {
+        let sql = "SELECT job_def_type_, count(*) FROM act_hi_job_log
+                    WHERE process_def_key_ = $1 AND job_state_ = 2 GROUP BY 1";
+        let rows: Vec<(Option<String>, i64)> = sqlx::query_as(sql)
+            .bind(process)
+            .fetch_all(&self.pool)
+            .await
+            .expect("the engine's database answers");
+        rows.into_iter()
+            .map(|(kind, count)| (kind.unwrap_or_default(), count))
+            .collect()
+    }
+
+    /// Every value that a variable of a process was ever given, in order, by the instance's business key.
+    pub async fn values(&self, process: &str, variable: &str) -> BTreeMap<String, Vec<String>> {
+        let sql = "SELECT p.business_key_, d.text_
+                     FROM act_hi_detail d JOIN act_hi_procinst p ON p.id_ = d.proc_inst_id_
+                    WHERE d.proc_def_key_ = $1 AND d.name_ = $2 AND d.type_ = 'VariableUpdate'
+                    ORDER BY d.time_, d.sequence_counter_";
+        let rows: Vec<(Option<String>, Option<String>)> = sqlx::query_as(sql)
+            .bind(process)
+            .bind(variable)
+            .fetch_all(&self.pool)
+            .await
+            .expect("the engine's database answers");
+        let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (key, value) in rows {
+            let of_key = values.entry(key.unwrap_or_default()).or_default();
+            of_key.push(value.unwrap_or_default());
+        }
+        values
+    }
+
     /// Waits until every one of these business keys has had at least so many effects.
     pub async fn until(
         &self,

@@ -1,13 +1,14 @@
 //! The daemon's HTTP listener, over real sockets.
 
+mod node;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use metrics_exporter_prometheus::PrometheusRecorder;
 use reqwest::StatusCode;
 use serde_json::Value;
 use sluice::http::{self, Board, HttpConfig, Plan, PlannedEngine, PlannedRoute, PlannedSource};
-use sluice::inbox::NodeIdentity;
+use sluice::inbox::{Class, NodeIdentity};
 use sluice::metrics::{self, DuplicateCause, Exporter, InboxGauges, InboxRows, MessageOutcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,11 +16,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use node::Node;
+
 /// A listener with a board and a recorder of its own.
 pub struct Served {
     pub board: Board,
     problems: http::Problems,
-    recorder: PrometheusRecorder,
     exporter: Exporter,
     address: SocketAddr,
     until: CancellationToken,
@@ -39,8 +41,8 @@ impl Served {
             listen: listen.parse().unwrap(),
             token: token.map(Into::into),
         };
-        let (recorder, exporter) = Exporter::local().unwrap();
-        ::metrics::with_local_recorder(&recorder, || plan.announce());
+        let exporter = Exporter::new();
+        exporter.record(|| plan.announce());
         let problems = http::Problems::default();
         let board = Board::new(identity(), plan, problems.clone());
         let server = http::bind(&config).await.unwrap();
@@ -50,7 +52,6 @@ impl Served {
         Self {
             board,
             problems,
-            recorder,
             exporter,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             until,
@@ -60,7 +61,7 @@ impl Served {
 
     /// What is recorded in here is exported by this listener alone.
     pub fn record(&self, recording: impl FnOnce()) {
-        ::metrics::with_local_recorder(&self.recorder, recording);
+        self.exporter.record(recording);
     }
 
     /// As if the listener had looked at what is recorded so far at this time.
@@ -374,7 +375,7 @@ async fn the_listener_ends_though_a_client_stays_connected() {
 }
 
 #[test]
-fn every_class_of_database_errors_is_announced() {
-    let classes = sluice::inbox::Class::ALL.map(sluice::inbox::Class::as_str);
+fn the_words_that_are_announced_are_those_that_come() {
+    let classes = Class::ALL.map(Class::as_str);
     assert_eq!(classes, metrics::DB_ERROR_CLASSES);
 }

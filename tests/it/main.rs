@@ -9,7 +9,9 @@
 mod bad_input;
 mod browser;
 mod config;
+mod crash;
 mod daemon;
+mod dashboards;
 mod e2e;
 mod effects;
 mod http;

@@ -8,7 +8,14 @@ use std::path::{Path, PathBuf};
 /// parts, which do not know each other except as listed.
 const FLOORS: [&[&str]; 7] = [
     &[
-        "units", "message", "mapping", "metrics", "telemetry", "backoff", "shutdown", "crash",
+        "units",
+        "message",
+        "mapping",
+        "metrics",
+        "telemetry",
+        "backoff",
+        "shutdown",
+        "crash",
     ],
     &["source"],
     &["route", "inbox"],
@@ -43,9 +50,7 @@ fn every_module_imports_only_what_stands_below_it() {
             panic!("module {module} has no floor: say where it stands");
         };
         for other in imported {
-            let below = floor
-                .get(other.as_str())
-                .is_some_and(|floor| floor <= own);
+            let below = floor.get(other.as_str()).is_some_and(|floor| floor <= own);
             let forbidden = FORBIDDEN.contains(&(module.as_str(), other.as_str()));
             if !below || forbidden {
                 wrong.push(format!("{module} imports {other}"));

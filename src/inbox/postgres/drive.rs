@@ -54,7 +54,9 @@ macro_rules! locked_columns {
 
 statements! {
     // Route by route, so that rows of a route that this node does not know are never read. The look
-    // comes before the lock, because the lock must stand over the sorted whole.
+    // comes before the lock, because the lock must stand over the sorted whole. What the look compares
+    // can use the index, and is the statement's own time; what the lock compares again must not, or a
+    // table without statistics would be read from its other end.
     take_due: concat!("/* inbox.take_due */ ", locked_rows!(concat!(
         locked_columns!(),
         "FROM (
@@ -70,8 +72,7 @@ statements! {
             SELECT h.id FROM unnest($6::uuid[]) AS h (id)
         ) look
         JOIN {s}.inbox i ON i.id = look.id
-        WHERE i.state = 'waiting' AND i.route = ANY ($1)
-            AND (i.due_at <= statement_timestamp() OR i.due_at IS NULL)
+        WHERE i.state = 'waiting' AND (i.due_at <= clock_timestamp() OR i.due_at IS NULL)
         ORDER BY since, i.id
         LIMIT $2
         FOR UPDATE OF i SKIP LOCKED"), "$3")),
@@ -128,7 +129,7 @@ pub(super) async fn take(
             let mut routes: Vec<&str> = routes.iter().map(String::as_str).collect();
             // What no route took, and an operator made due: perhaps one takes it now.
             routes.push("");
-            let heads = order::heads(inbox, tx, blocking_dead).await?;
+            let heads = order::heads(inbox, tx, &routes, blocking_dead).await?;
             let query = sqlx::query(statements.take_due.clone())
                 .bind(routes)
                 .bind(limit)

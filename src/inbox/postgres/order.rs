@@ -19,7 +19,7 @@ use crate::inbox::{DbError, OrderKey};
 use crate::message::Hash;
 
 /// How many rows without a due time one call of [`heads`] looks at.
-const LOOKED_AT: i64 = 4000;
+const LOOKED_AT: i64 = 500;
 
 /// Whether row `i` is its order key's head; a subquery, so that it stays a look into the index for each row.
 macro_rules! is_head {
@@ -54,9 +54,9 @@ statements! {
             LIMIT 1
         )",
     heads: concat!("/* inbox.order_heads */
-        SELECT i.id, ", is_head!("$3"), " AS head
+        SELECT i.id, i.route = ANY ($4) AND ", is_head!("$3"), " AS head
         FROM (
-            SELECT w.id, w.order_scope, w.order_key, w.position
+            SELECT w.id, w.route, w.order_scope, w.order_key, w.position
             FROM {s}.inbox w
             WHERE w.state = 'waiting' AND w.due_at IS NULL AND w.id > $1
             ORDER BY w.id
@@ -132,17 +132,20 @@ fn lock_number(schema: &str, key: &OrderKey) -> i64 {
     i64::from_be_bytes(first)
 }
 
-/// Rows that wait without a due time although they are heads, among the next few that have none.
+/// Rows of these routes that wait without a due time although they are heads, among the next few that
+/// have none.
 pub(super) async fn heads(
     inbox: &PostgresInbox,
     tx: &mut Tx,
+    routes: &[&str],
     blocking_dead: &[String],
 ) -> Result<Vec<Uuid>, DbError> {
     let after = *inbox.rotation();
     let query = sqlx::query_as(inbox.inner.order.heads.clone())
         .bind(after)
         .bind(LOOKED_AT)
-        .bind(blocking_dead);
+        .bind(blocking_dead)
+        .bind(routes);
     let looked_at: Vec<(Uuid, bool)> = inbox
         .within("inbox.order_heads", query.fetch_all(&mut **tx))
         .await?;

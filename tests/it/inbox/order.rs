@@ -194,12 +194,10 @@ async fn forgotten_heads_are_found_behind_many_that_must_wait() {
         place: _place,
     } = fresh::<PostgresInbox>().await;
     insert(&inbox, &[ordered("head", "a", State::Handed)]).await;
-    for batch in 0..5 {
-        let rows: Vec<_> = (0..1000)
-            .map(|n| ordered(&format!("{batch}-{n}"), "a", behind()))
-            .collect();
-        insert(&inbox, &rows).await;
-    }
+    let rows: Vec<_> = (0..1200)
+        .map(|n| ordered(&n.to_string(), "a", behind()))
+        .collect();
+    insert(&inbox, &rows).await;
     let forgotten = ordered("forgotten", "b", behind());
     insert(&inbox, std::slice::from_ref(&forgotten)).await;
     inbox
@@ -211,7 +209,7 @@ async fn forgotten_heads_are_found_behind_many_that_must_wait() {
         (due_now(&inbox).await == [forgotten.id]).then_some(())
     })
     .await;
-    assert!(looks <= 2, "{looks}");
+    assert!(looks <= 3, "{looks}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,35 @@
+//! `sluice migrate`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{Failure, Globals, on_inbox, print};
+use crate::inbox::Inbox;
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Any number of processes may do this at once; one of them does the work. The schema of version N+1 carries \
+daemons of version N, so migrate first and update the daemons after it.
+
+Example:
+  sluice migrate -c sluice.toml")]
+pub struct Arguments {
+    /// Print a JSON list of the steps
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn migrate(globals: &Globals, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    globals.log_quietly()?;
+    let (config, _) = globals.load()?;
+    let steps = on_inbox!(config, |inbox| inbox.migrate().await?);
+    if arguments.json {
+        print::json(&steps)?;
+    } else if steps.is_empty() {
+        print::out("nothing to do: the tables are up to date\n")?;
+    } else {
+        print::out(&format!("{}\n", steps.join("\n")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
