@@ -24,6 +24,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// pausing throws away what the client has fetched ahead.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long a broker may take to prove that it is there.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// What the thread needs to begin.
 pub(super) struct Plan {
     pub client: ClientConfig,
@@ -67,6 +70,7 @@ impl Drop for Farewell {
 fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
     let shared = Arc::clone(&plan.context.shared);
     let (buffer_bytes, down_limit) = (plan.buffer_bytes, plan.down_limit);
+    let topic = plan.topics.first().cloned().unwrap_or_default();
     let consumer = match begin(plan) {
         Ok(consumer) => Arc::new(consumer),
         Err(error) => {
@@ -79,6 +83,7 @@ fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
     shared.state().consumer = Some(Arc::clone(&consumer));
     if opened.send(Ok(())).is_ok() {
         let poller = Poller {
+            topic: &topic,
             shared: &shared,
             consumer: &consumer,
             buffer_bytes,
@@ -169,6 +174,8 @@ fn told(code: RDKafkaErrorCode, reason: &str) -> SourceError {
 }
 
 struct Poller<'a> {
+    /// One of the topics.
+    topic: &'a str,
     shared: &'a Shared,
     consumer: &'a BaseConsumer<Context>,
     buffer_bytes: usize,
@@ -223,7 +230,7 @@ impl Poller<'_> {
             .down_since
             .is_some_and(|since| now.duration_since(since) >= self.down_limit);
         drop(state);
-        if down {
+        if down && !self.answers() {
             let limit = humantime::format_duration(self.down_limit);
             self.shared.end(SourceError::new(format!(
                 "no broker has answered for {limit}"
@@ -231,6 +238,15 @@ impl Poller<'_> {
             return None;
         }
         Some(if full { Duration::ZERO } else { POLL })
+    }
+
+    /// Asks, because the client tells when all brokers are gone and not when one is back.
+    fn answers(&self) -> bool {
+        let answer = self.consumer.fetch_metadata(Some(self.topic), ANSWER);
+        if answer.is_ok() {
+            self.consumer.context().reachable(true);
+        }
+        answer.is_ok()
     }
 
     fn receive(&self, record: &BorrowedMessage<'_>) {

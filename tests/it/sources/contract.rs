@@ -40,6 +40,7 @@ on_every_broker! {
     a_stream_that_idles_outlives_its_session_and_takes_nothing
     two_nodes_share_the_work_and_lose_nothing
     closing_gives_the_rest_back
+    restarts_in_the_middle_lose_nothing
     nothing_is_lost_when_the_broker_is_killed
 }
 
@@ -312,6 +313,37 @@ async fn closing_gives_the_rest_back<B: Broker>() {
     stream.close().await;
 }
 
+async fn restarts_in_the_middle_lose_nothing<B: Broker>() {
+    let broker = B::fresh().await;
+    let payloads_sent: Vec<Vec<u8>> = (0..3_000).map(|n| n.to_string().into_bytes()).collect();
+    broker.produce(&payloads_sent, &[]).await;
+    let all: BTreeSet<String> = numbers(0..3_000).into_iter().collect();
+    let mut settled = BTreeSet::new();
+    let mut life = 0;
+    while settled != all {
+        life += 1;
+        let mut stream = open(&*broker.node()).await;
+        // Each life takes one batch more than the one before, settles them in the wrong order, and does
+        // not finish the last one.
+        let mut held = Vec::new();
+        let mut left = all.len() - settled.len();
+        for _ in 0..=life {
+            let batch = take(&mut stream, left.min(97)).await;
+            left -= batch.len();
+            held.push(batch);
+        }
+        if left > 0 {
+            held.pop();
+        }
+        for batch in held.into_iter().rev() {
+            settled.extend(payloads(&batch));
+            settle(&mut stream, batch).await;
+        }
+        stream.close().await;
+    }
+    broker.wait_until_acknowledged().await;
+}
+
 async fn nothing_is_lost_when_the_broker_is_killed<B: Broker>() {
     let server = B::private().await;
     let broker = B::on(&server).await;
@@ -325,13 +357,17 @@ async fn nothing_is_lost_when_the_broker_is_killed<B: Broker>() {
     settle(&mut stream, batch).await;
 
     server.kill().await;
+    let ended = tokio::time::timeout(LIMIT, stream.idle()).await;
+    let ended = ended.expect("the stream ends when no broker answers");
+    assert!(!ended.needs_operator, "{ended:?}");
+    drop(stream);
     let refused = node.open().await.err().expect("nobody is there");
     assert!(!refused.needs_operator, "{refused:?}");
     server.start().await;
 
     // What the intake does: open again after every error, take and settle what comes.
     let all: BTreeSet<String> = numbers(0..20).into_iter().collect();
-    let mut stream = Some(stream);
+    let mut stream = None;
     eventually("everything having come", 2 * LIMIT, async || {
         let mut open = match stream.take() {
             Some(open) => open,

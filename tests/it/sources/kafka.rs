@@ -268,6 +268,28 @@ async fn records_deleted_under_a_reader_end_its_stream_and_the_next_one_goes_on_
 }
 
 #[tokio::test]
+async fn a_buffer_that_nobody_empties_stops_growing() {
+    let topic = Rig::get().topic(2).await;
+    let records: Vec<(String, Vec<u8>)> = (0..200)
+        .map(|n| (n.to_string(), vec![b'x'; 4_000]))
+        .collect();
+    topic.produce_all(&records).await;
+    let mut stream = open(&kafka_node(&topic, &unique(), "prefetch = '64KiB'")).await;
+    let idle = tokio::time::timeout(Duration::from_secs(4), stream.idle()).await;
+    assert!(idle.is_err(), "the stream ended: {idle:?}");
+
+    let mut taken = next(&mut stream, ALL).await;
+    let bytes: usize = taken.iter().map(Delivery::size).sum();
+    assert!(bytes <= 32 * 1024 + 5_000, "{bytes} bytes were buffered");
+    taken.extend(take(&mut stream, 200 - taken.len()).await);
+    for offsets in by_partition(taken).into_values() {
+        let tags: Vec<u64> = offsets.iter().map(|receipt| receipt.tag).collect();
+        assert!(tags.is_sorted_by(|a, b| a + 1 == *b), "{tags:?}");
+    }
+    stream.close().await;
+}
+
+#[tokio::test]
 async fn gaps_of_aborted_transactions_neither_deliver_nor_hold_a_commit_up() {
     let topic = Rig::get().topic(1).await;
     let group = unique();
