@@ -5,6 +5,7 @@
 
 mod accept;
 mod drive;
+mod grants;
 mod operate;
 mod order;
 mod postgres;
