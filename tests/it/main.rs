@@ -12,6 +12,7 @@ mod config;
 mod crash;
 mod daemon;
 mod dashboards;
+mod deploy;
 mod e2e;
 mod effects;
 mod http;
