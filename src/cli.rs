@@ -6,6 +6,7 @@
 mod check;
 mod choice;
 mod completions;
+mod demo;
 mod inbox;
 mod migrate;
 mod print;
@@ -86,6 +87,8 @@ enum Command {
     /// Look at accepted messages, drive them again, or give them up
     #[command(subcommand)]
     Inbox(inbox::Inboxes),
+    /// Show what is promised, without any server: one of two daemons is killed half way
+    Demo(demo::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print the completion script of a shell
@@ -162,6 +165,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(arguments) => block_on(check::check(&globals, &arguments)),
         Command::Migrate(arguments) => block_on(migrate::migrate(&globals, &arguments)),
         Command::Inbox(command) => block_on(inbox::inbox(&globals, command)),
+        Command::Demo(arguments) => block_on(demo::demo(&arguments)),
         Command::Schema => schema::schema(),
         Command::Completions(arguments) => completions::completions(&arguments),
     }
