@@ -63,6 +63,7 @@ pub async fn run(config: Config, problems: Problems, options: Options) -> anyhow
         AnyInbox::Postgres(inbox) => {
             Box::pin(run_on(inbox, config, identity, board, options)).await
         }
+        AnyInbox::Sqlite(inbox) => Box::pin(run_on(inbox, config, identity, board, options)).await,
     };
     served.cancel();
     pages.shutdown().await;

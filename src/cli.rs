@@ -231,6 +231,7 @@ macro_rules! on_inbox {
     ($config:expr, |$inbox:ident| $body:expr) => {
         match $crate::bridge::parts::open_inbox(&$config.inbox, &$config.node.name)? {
             $crate::bridge::parts::AnyInbox::Postgres($inbox) => $body,
+            $crate::bridge::parts::AnyInbox::Sqlite($inbox) => $body,
         }
     };
 }

@@ -19,7 +19,7 @@ use crate::backoff::AttemptsConfig;
 use crate::mapping::{Expression, Property, Subject, ValueType};
 use crate::message::{
     Action, Apply, Correlation, DeadReason, DedupKey, Envelope, Message, Start, StartBy, Tenant,
-    Undecodable, Variable,
+    Undecodable, Value, Variable,
 };
 use crate::source::OnUnrouted;
 use crate::units::Span;
@@ -172,7 +172,7 @@ impl Route {
                 Action::Apply(Apply {
                     business_key: optional(config.business_key.as_ref(), "business_key", subject)?,
                 }),
-                variables(&config.variables, subject)?,
+                parameters(&config.variables, subject)?,
             ),
         };
         let order_key = match &self.order {
@@ -440,6 +440,24 @@ fn variables(
         }
     }
     Ok(variables)
+}
+
+/// A statement needs a value for each of its parameters: what is optional and not there is null.
+fn parameters(
+    configured: &BTreeMap<String, VariableConfig>,
+    subject: &Subject<'_>,
+) -> Result<Vec<Variable>, Undecodable> {
+    let mut found = variables(configured, subject)?;
+    let absent: Vec<_> = configured
+        .keys()
+        .filter(|name| found.iter().all(|variable| variable.name != **name))
+        .cloned()
+        .collect();
+    found.extend(absent.into_iter().map(|name| Variable {
+        name,
+        value: Value::Null,
+    }));
+    Ok(found)
 }
 
 fn required(

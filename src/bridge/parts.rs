@@ -8,17 +8,20 @@ use secrecy::ExposeSecret;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::engine::camunda_tables::CamundaTables;
+use crate::engine::sql::{SqlOnPostgres, SqlOnSqlite};
 use crate::http::{Plan, PlannedEngine, PlannedRoute, PlannedSource};
 use crate::inbox::postgres::PostgresInbox;
+use crate::inbox::sqlite::SqliteInbox;
 use crate::inbox::{Inbox, InboxConfig, NodeIdentity};
 use crate::route::Routes;
-use crate::source::Source;
 use crate::source::kafka::Kafka;
 use crate::source::rabbitmq::Rabbitmq;
+use crate::source::{Mistake, Source};
 
 /// An inbox on one of the databases.
 pub enum AnyInbox {
     Postgres(PostgresInbox),
+    Sqlite(SqliteInbox),
 }
 
 /// Opens no connection yet, so that a daemon may start before its database.
@@ -31,6 +34,7 @@ pub fn open_inbox(config: &InboxConfig, node: &str) -> anyhow::Result<AnyInbox> 
         Some("postgres" | "postgresql") => {
             Ok(AnyInbox::Postgres(PostgresInbox::connect(config, &name)?))
         }
+        Some("sqlite") => Ok(AnyInbox::Sqlite(SqliteInbox::connect(config)?)),
         _ => bail!("inbox.url: expected postgres://… or sqlite:…"),
     }
 }
@@ -53,9 +57,34 @@ impl Engines for PostgresInbox {
                     &config.inbox.schema,
                 )));
             }
+            if let Some(sql) = &engine.sql {
+                let built = SqlOnPostgres::new(name, sql);
+                engines.push(Arc::new(built.map_err(|what| mistaken(name, &what))?));
+            }
         }
         Ok(engines)
     }
+}
+
+impl Engines for SqliteInbox {
+    fn engines(&self, config: &Config) -> anyhow::Result<Vec<Arc<dyn Engine<Self::Tx>>>> {
+        let mut engines: Vec<Arc<dyn Engine<Self::Tx>>> = Vec::new();
+        for (name, engine) in &config.engines {
+            if engine.camunda_tables.is_some() {
+                bail!("engine {name}: its tables cannot be in SQLite");
+            }
+            if let Some(sql) = &engine.sql {
+                let built = SqlOnSqlite::new(name, sql);
+                engines.push(Arc::new(built.map_err(|what| mistaken(name, &what))?));
+            }
+        }
+        Ok(engines)
+    }
+}
+
+/// What the configuration's check refuses before.
+fn mistaken(engine: &str, mistake: &Mistake) -> anyhow::Error {
+    anyhow::anyhow!("engine {engine}: {}: {}", mistake.path, mistake.what)
 }
 
 /// Every configured source.

@@ -10,6 +10,7 @@ use super::failure::listed;
 use super::mistake::Mistake;
 use super::routes;
 use crate::engine::EngineConfig;
+use crate::engine::sql::Dialect;
 use crate::route::RouteConfig;
 use crate::source::SourceConfig;
 
@@ -41,6 +42,15 @@ pub enum Kind {
 pub enum Database {
     Postgres,
     Sqlite,
+}
+
+impl Database {
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::Postgres => Dialect::Postgres,
+            Self::Sqlite => Dialect::Sqlite,
+        }
+    }
 }
 
 /// Adds everything that is wrong or doubtful.
@@ -267,6 +277,11 @@ impl Check<'_> {
                     if value == 0 {
                         self.error(&["engines", name, path[2], key], "expected 1 or more");
                     }
+                }
+            }
+            if let (Some(sql), Some(database)) = (&config.sql, self.database) {
+                for mistake in sql.validate(database.dialect()) {
+                    self.error(&["engines", name, "sql", &mistake.path], mistake.what);
                 }
             }
             let used = |(_, route): &(String, Option<RouteConfig>)| {

@@ -18,6 +18,7 @@ pub fn check(check: &mut Check<'_>) {
         references(check, name, route);
         conditions(check, name, route);
         shape(check, name, route);
+        parameters(check, name, route);
         expressions(check, name, route);
         order(check, name, route);
         attempts(check, name, route);
@@ -74,6 +75,37 @@ fn conditions(check: &mut Check<'_>, name: &str, route: &RouteConfig) {
             for (index, condition) in conditions.iter().enumerate() {
                 one(check, &format!("when[{index}]"), condition);
             }
+        }
+    }
+}
+
+/// Whether the route maps what the statements of its engine take.
+fn parameters(check: &mut Check<'_>, name: &str, route: &RouteConfig) {
+    let engine = check.draft.engines.iter().find(|(n, _)| *n == route.engine);
+    let sql = engine.and_then(|(_, config)| config.as_ref()?.sql.as_ref());
+    let (Some(sql), Some(database)) = (sql, check.database) else {
+        return;
+    };
+    let Some(apply) = &route.apply else {
+        if route.correlate.is_none() && route.start.is_none() {
+            let message = format!("expected `[routes.{name}.apply]` for an engine of statements");
+            check.error(&["routes", name], message);
+        }
+        return;
+    };
+    for wanted in sql.wanted_parameters(database.dialect()) {
+        let mapped = apply.variables.contains_key(&wanted)
+            || wanted == "business_key" && apply.business_key.is_some();
+        if !mapped {
+            let place = match wanted.as_str() {
+                "business_key" => "`business_key`",
+                _ => "such variable",
+            };
+            let message = format!(
+                "a statement of `{}` takes `:{wanted}`, and the route maps no {place}",
+                route.engine
+            );
+            check.error(&["routes", name, "apply"], message);
         }
     }
 }

@@ -253,7 +253,7 @@ impl VariableConfig {
 pub struct TypedVariable {
     pub from: Expression,
     pub r#type: Option<ValueType>,
-    /// Left out when there is no value; otherwise a missing value makes the message dead.
+    /// Left out when there is no value (NULL for a statement); otherwise a missing value makes the message dead.
     #[serde(default)]
     pub optional: bool,
 }

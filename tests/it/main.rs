@@ -19,5 +19,6 @@ mod http;
 mod inbox;
 mod rig;
 mod sources;
+mod sql_engine;
 mod stored;
 mod structure;
