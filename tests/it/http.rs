@@ -349,6 +349,21 @@ async fn a_client_that_never_finishes_its_request_is_hung_up_on() {
 }
 
 #[tokio::test]
+async fn a_connection_that_asks_nothing_more_is_closed() {
+    let served = Served::with(Plan::default()).await;
+    let mut idle = TcpStream::connect(served.address).await.unwrap();
+    let request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n";
+    idle.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    let end = idle.read_to_end(&mut answer);
+    tokio::time::timeout(Duration::from_secs(15), end)
+        .await
+        .expect("the end")
+        .unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let served = Served::with(Plan::default()).await;
     let large = reqwest::Client::new()
