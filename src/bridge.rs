@@ -185,6 +185,8 @@ where
     ));
     let mut tasks = JoinSet::new();
     for source in sources {
+        // Before the task runs for the first time: until then the node would seem ready.
+        board.set_not_ready(&part(&*source), "not connected");
         tasks.spawn(drive_source(
             Arc::clone(&intake),
             source,
@@ -207,6 +209,11 @@ where
     Ok(Some(tasks))
 }
 
+/// What readiness calls a source.
+fn part(source: &dyn Source) -> String {
+    format!("source {}", source.name())
+}
+
 /// Until the drain. A source that is stuck stops alone: the others have done nothing wrong, and a process
 /// that ended would come back to the same delivery.
 async fn drive_source<I: Inbox>(
@@ -215,8 +222,7 @@ async fn drive_source<I: Inbox>(
     shutdown: Shutdown,
     board: Board,
 ) -> anyhow::Result<()> {
-    let part = format!("source {}", source.name());
-    board.set_not_ready(&part, "not connected");
+    let part = part(&*source);
     let driven = intake
         .run(source, shutdown.clone(), |connected| match connected {
             Ok(()) => board.set_ready(&part),
