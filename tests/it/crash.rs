@@ -5,4 +5,4 @@
 //! sent depends on a seed, and where a node dies is a named point in its code.
 
 mod points;
-mod shop;
+pub mod shop;

@@ -2,4 +2,6 @@
 //!
 //! What happened is read from the engine's own history, never from Sluice's tables.
 
+mod drain;
+mod nodes;
 mod order;
