@@ -7,6 +7,7 @@
 
 mod config;
 mod envelope;
+mod management;
 mod stream;
 
 use std::sync::Arc;
@@ -123,6 +124,25 @@ impl Rabbitmq {
         short(&self.config.queue)
     }
 
+    /// What AMQP does not tell.
+    async fn look_further(&self, vhost: &str) -> Vec<Finding> {
+        let queue = &self.config.queue;
+        if let Some(url) = &self.config.management_url {
+            return management::look(url, vhost, queue, self.ordered).await;
+        }
+        let mut findings = vec![Finding::info(
+            "AMQP does not tell a queue's type, delivery limit and other arguments: \
+             set `management_url` to have them checked",
+        )];
+        if self.ordered {
+            findings.push(Finding::warning(format!(
+                "a route keeps order on queue {queue:?}: it must have x-single-active-consumer = true, \
+                 or its messages are spread over several consumers"
+            )));
+        }
+        findings
+    }
+
     async fn look(&self, channel: &Channel) -> Result<Queue, lapin::Error> {
         let options = QueueDeclareOptions {
             passive: true,
@@ -177,6 +197,7 @@ impl Source for Rabbitmq {
 
     async fn inspect(&self) -> Result<Vec<Finding>, SourceError> {
         let (connection, channel, address) = self.connect().await?;
+        let vhost = connection.status().vhost().to_string();
         let queue = self.look(&channel).await.map_err(|cause| {
             let what = format!("cannot look at queue {:?}", self.config.queue);
             address_error(&what, &address, cause)
@@ -188,19 +209,10 @@ impl Source for Rabbitmq {
             queue.consumer_count()
         ))];
         findings.push(Finding::info(format!(
-            "at most {} deliveries are in memory, of whatever size the producers send",
+            "at most {} deliveries are in memory, of whatever size the producers send (prefetch_count)",
             self.config.prefetch_count
         )));
-        findings.push(Finding::info(
-            "AMQP does not tell a queue's type and arguments; with `management_url` they are read",
-        ));
-        if self.ordered {
-            findings.push(Finding::warning(format!(
-                "a route keeps order on queue {:?}: it must have x-single-active-consumer = true, \
-                 or its messages are spread over several consumers",
-                self.config.queue
-            )));
-        }
+        findings.extend(self.look_further(&vhost).await);
         if let Err(cause) = connection.close(200, "done".into()).await {
             tracing::debug!(source = &*self.name, %cause, "the connection was gone already");
         }

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use super::management;
 use crate::source::Mistake;
 use crate::units::Span;
 
@@ -148,6 +149,9 @@ impl RabbitmqConfig {
                 "heartbeat",
                 "expected between 1s and 65535s, whole seconds",
             ));
+        }
+        if let Some(Err(what)) = self.management_url.as_ref().map(management::check) {
+            mistakes.push(Mistake::new("management_url", what));
         }
         mistakes.extend(self.tls.validate());
         if let Some(declare) = &self.declare {

@@ -260,6 +260,34 @@ async fn a_look_at_the_queue_takes_nothing_from_it() {
 }
 
 #[tokio::test]
+async fn the_management_api_tells_what_amqp_does_not() {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(7));
+    let broker = &Rig::get().rabbitmq;
+    let queue = broker.queue_with(QueueKind::Quorum, arguments).await;
+    let api = std::env::var("SLUICE_TEST_RABBIT_API").expect("the rig has an API");
+    let node = rabbitmq_node(&queue, &format!("management_url = '{api}'"), true);
+    let found = node.inspect().await.expect("the broker answers");
+    let told = |level: Level, words: &str| {
+        let said = found
+            .iter()
+            .any(|f| f.level == level && f.text.contains(words));
+        assert!(said, "{words:?} is not in {found:?}");
+    };
+    told(Level::Info, "is of type quorum");
+    told(Level::Warning, "after 7 deliveries");
+    told(Level::Error, "x-single-active-consumer");
+
+    let wrong = api.replace("guest:guest", "guest:hunter2");
+    let node = rabbitmq_node(&queue, &format!("management_url = '{wrong}'"), false);
+    let found = node.inspect().await.expect("the broker answers");
+    let refused = found.iter().find(|f| f.text.contains("management API"));
+    let refused = refused.expect("a refused password is told");
+    assert_eq!(refused.level, Level::Warning);
+    assert!(!refused.text.contains("hunter2"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn settling_on_a_closed_stream_is_an_error_only_where_something_was_to_be_acknowledged() {
     let queue = Rig::get().queue(QueueKind::Classic).await;
     publish(&queue, 0..2).await;
