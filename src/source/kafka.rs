@@ -10,6 +10,7 @@ mod config;
 mod context;
 mod inspect;
 mod poll;
+mod security;
 mod shared;
 mod stream;
 
@@ -19,7 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 
-pub use config::{GroupProtocol, KafkaConfig, KafkaSasl, KafkaTls, SaslMechanism, Start};
+pub use config::{GroupProtocol, KafkaConfig, Start};
+pub use security::{KafkaSasl, KafkaTls, SaslMechanism};
 
 use crate::metrics;
 use crate::source::{Finding, Source, SourceError, Stream};

@@ -1,14 +1,13 @@
 //! `[sources.NAME.kafka]`, what can be wrong with it, and the client's settings that follow from it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use schemars::JsonSchema;
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use super::security::{self, KafkaSasl, KafkaTls};
 use crate::source::{Mistake, SourceError};
 use crate::units::{Size, Span};
 
@@ -79,69 +78,6 @@ pub enum GroupProtocol {
     Consumer,
 }
 
-/// Files in PEM.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KafkaTls {
-    #[serde(default = "yes")]
-    pub enabled: bool,
-    /// Certificates of the authorities that are trusted; without it, the system's.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// Our own certificate chain.
-    #[serde(default)]
-    pub crt_file: Option<PathBuf>,
-    /// Its private key.
-    #[serde(default)]
-    pub key_file: Option<PathBuf>,
-    /// The private key's password.
-    #[serde(default)]
-    #[schemars(with = "Option<String>")]
-    pub key_pass: Option<SecretString>,
-    #[serde(default = "yes")]
-    pub verify_certificate: bool,
-    #[serde(default = "yes")]
-    pub verify_hostname: bool,
-}
-
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KafkaSasl {
-    pub mechanism: SaslMechanism,
-    #[serde(default)]
-    pub username: Option<String>,
-    #[serde(default)]
-    #[schemars(with = "Option<String>")]
-    pub password: Option<SecretString>,
-    /// A file that holds the password and nothing else, read at every connection.
-    #[serde(default)]
-    pub password_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-pub enum SaslMechanism {
-    #[serde(rename = "PLAIN")]
-    Plain,
-    #[serde(rename = "SCRAM-SHA-256")]
-    ScramSha256,
-    #[serde(rename = "SCRAM-SHA-512")]
-    ScramSha512,
-    /// Its `sasl.oauthbearer.…` settings stand in `librdkafka_options`.
-    #[serde(rename = "OAUTHBEARER")]
-    OauthBearer,
-}
-
-impl SaslMechanism {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Plain => "PLAIN",
-            Self::ScramSha256 => "SCRAM-SHA-256",
-            Self::ScramSha512 => "SCRAM-SHA-512",
-            Self::OauthBearer => "OAUTHBEARER",
-        }
-    }
-}
-
 fn default_session_timeout() -> Span {
     Span::secs(10)
 }
@@ -157,12 +93,9 @@ fn default_prefetch() -> Size {
 fn default_statistics_interval() -> Span {
     Span::secs(5)
 }
-fn yes() -> bool {
-    true
-}
 
 /// Settings that Sluice decides, and what the user writes instead.
-const OURS: [(&str, &str); 33] = [
+const OURS: [(&str, &str); 34] = [
     ("bootstrap.servers", "use `bootstrap_servers`"),
     ("metadata.broker.list", "use `bootstrap_servers`"),
     ("group.id", "use `group_id`"),
@@ -205,6 +138,7 @@ const OURS: [(&str, &str); 33] = [
     ("sasl.mechanism", "use `sasl.mechanism`"),
     ("sasl.mechanisms", "use `sasl.mechanism`"),
     ("sasl.username", "use `sasl.username`"),
+    ("sasl.password", "use `sasl.password`"),
 ];
 const COMMITS: &str = "Sluice commits what is committed in the inbox, and nothing else";
 
@@ -261,10 +195,6 @@ impl KafkaConfig {
             let path = format!("librdkafka_options.{name}");
             if let Some((_, instead)) = OURS.iter().find(|(ours, _)| ours == name) {
                 mistakes.push(Mistake::new(path, format!("decided by Sluice: {instead}")));
-                continue;
-            }
-            if name == "sasl.password" {
-                mistakes.push(Mistake::new(path, "decided by Sluice: use `sasl.password`"));
                 continue;
             }
             let mut alone = ClientConfig::new();
@@ -331,7 +261,7 @@ impl KafkaConfig {
         if let Some(instance) = &self.group_instance_id {
             client.set("group.instance.id", instance);
         }
-        self.secure(&mut client).await?;
+        security::apply(self.tls.as_ref(), self.sasl.as_ref(), &mut client).await?;
         for (name, value) in &self.librdkafka_options {
             client.set(name, value);
         }
@@ -341,104 +271,6 @@ impl KafkaConfig {
     /// Half of the prefetch is the client's, half our own buffer's.
     pub(super) fn half_prefetch(&self) -> usize {
         self.prefetch.bytes() / 2
-    }
-
-    async fn secure(&self, client: &mut ClientConfig) -> Result<(), SourceError> {
-        let tls = self.tls.as_ref().filter(|tls| tls.enabled);
-        let protocol = match (tls, &self.sasl) {
-            (None, None) => "PLAINTEXT",
-            (Some(_), None) => "SSL",
-            (None, Some(_)) => "SASL_PLAINTEXT",
-            (Some(_), Some(_)) => "SASL_SSL",
-        };
-        client.set("security.protocol", protocol);
-        if let Some(tls) = tls {
-            tls.apply(client);
-        }
-        if let Some(sasl) = &self.sasl {
-            sasl.apply(client).await?;
-        }
-        Ok(())
-    }
-}
-
-impl KafkaTls {
-    fn validate(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
-        if self.crt_file.is_some() != self.key_file.is_some() {
-            let what = "`crt_file` and `key_file` are given together or not at all";
-            mistakes.push(Mistake::new("tls", what));
-        }
-        if self.verify_hostname && !self.verify_certificate {
-            let what = "an unverified certificate proves no host name: set it to false, too";
-            mistakes.push(Mistake::new("tls.verify_hostname", what));
-        }
-        mistakes
-    }
-
-    fn apply(&self, client: &mut ClientConfig) {
-        let files = [
-            ("ssl.ca.location", &self.ca_file),
-            ("ssl.certificate.location", &self.crt_file),
-            ("ssl.key.location", &self.key_file),
-        ];
-        for (name, path) in files {
-            if let Some(path) = path {
-                client.set(name, path.to_string_lossy());
-            }
-        }
-        if let Some(password) = &self.key_pass {
-            client.set("ssl.key.password", password.expose_secret());
-        }
-        if !self.verify_certificate {
-            client.set("enable.ssl.certificate.verification", "false");
-        }
-        let identification = if self.verify_hostname {
-            "https"
-        } else {
-            "none"
-        };
-        client.set("ssl.endpoint.identification.algorithm", identification);
-    }
-}
-
-impl KafkaSasl {
-    fn validate(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
-        if self.password.is_some() && self.password_file.is_some() {
-            let what = "`password` and `password_file` are both given, expected one of them";
-            mistakes.push(Mistake::new("sasl", what));
-        }
-        let needs_user = self.mechanism != SaslMechanism::OauthBearer;
-        let has_user =
-            self.username.is_some() && (self.password.is_some() || self.password_file.is_some());
-        if needs_user && !has_user {
-            let what = format!(
-                "{} needs `username` and one of `password` and `password_file`",
-                self.mechanism.as_str()
-            );
-            mistakes.push(Mistake::new("sasl", what));
-        }
-        mistakes
-    }
-
-    async fn apply(&self, client: &mut ClientConfig) -> Result<(), SourceError> {
-        client.set("sasl.mechanism", self.mechanism.as_str());
-        if let Some(username) = &self.username {
-            client.set("sasl.username", username);
-        }
-        if let Some(password) = &self.password {
-            client.set("sasl.password", password.expose_secret());
-        }
-        if let Some(path) = &self.password_file {
-            let password = tokio::fs::read_to_string(path).await.map_err(|cause| {
-                SourceError::new(format!("cannot read {}", path.display()))
-                    .because(cause)
-                    .needs_operator()
-            })?;
-            client.set("sasl.password", password.trim_end_matches(['\r', '\n']));
-        }
-        Ok(())
     }
 }
 
