@@ -120,7 +120,7 @@ where
                 running.shutdown().await;
                 break hard;
             }
-            () = shutdown.draining(), if !board_is_draining(&board) => {
+            () = shutdown.draining(), if !board.is_draining() => {
                 board.draining();
                 notify_systemd(&[sd_notify::NotifyState::Stopping]);
                 tracing::info!(limit = ?drain_limit, "draining: nothing more is taken, what is under way is finished");
@@ -132,10 +132,6 @@ where
     }
     tracing::info!("stopped");
     Ok(code)
-}
-
-fn board_is_draining(board: &Board) -> bool {
-    board.status().node.draining
 }
 
 /// Builds and starts everything. `None`: the drain began before everything was there.

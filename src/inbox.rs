@@ -454,6 +454,9 @@ pub trait Inbox: Clone + Send + Sync + 'static {
 
     fn commit(&self, tx: Self::Tx) -> impl Future<Output = Result<(), DbError>> + Send;
 
+    /// Connections of this node: idle, and in use.
+    fn connections(&self) -> (usize, usize);
+
     /// Whether the database answers and takes writes; what an outage waits for.
     fn probe(&self) -> impl Future<Output = Result<(), DbError>> + Send;
 

@@ -293,7 +293,7 @@ fn inferred(json: &serde_json::Value, raw: Option<&RawValue>) -> Result<Value, S
             let whole = raw.is_none_or(|raw| !raw.get().contains(['.', 'e', 'E']));
             match number.as_i64() {
                 Some(long) => Ok(i32::try_from(long).map_or(Value::Long(long), Value::Integer)),
-                None if whole && !number.is_f64() || whole && raw.is_some() => Err(
+                None if whole && (raw.is_some() || !number.is_f64()) => Err(
                     "a whole number beyond 64 bits (map it as string, double or json)".to_owned(),
                 ),
                 None => typed(json, raw, ValueType::Double),

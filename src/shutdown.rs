@@ -59,10 +59,6 @@ impl Shutdown {
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<Option<T>> {
         let hard = self.hard.clone();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the one place: the task is tracked"
-        )]
         self.tasks
             .spawn(async move { hard.run_until_cancelled(task).await })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::http::Board;
+use crate::http::{Board, status};
 use crate::inbox::{DbError, Inbox, NodeIdentity};
 use crate::intake::Intake;
 use crate::metrics::{self, InboxGauges, InboxRows};
@@ -14,8 +14,6 @@ use crate::shutdown::Shutdown;
 const REFRESH: Duration = Duration::from_millis(500);
 /// Rows and nodes, for people and for Prometheus' scrapes.
 const COUNT_EVERY: u32 = 10;
-/// A node that did not beat for this long counts as gone.
-const GONE_SECONDS: f64 = 30.0;
 
 /// One node's eyes.
 pub(super) struct Observer<I: Inbox> {
@@ -96,12 +94,11 @@ impl<I: Inbox> Observer<I> {
         }));
         self.board.set_inbox(counts);
         let nodes = inbox.nodes().await?;
-        let alive = nodes
-            .iter()
-            .filter(|node| node.seen_seconds_ago < GONE_SECONDS)
-            .count();
-        metrics::nodes(alive, nodes.len() - alive);
+        let alive = nodes.iter().filter(|node| status::lives(node)).count();
+        metrics::nodes(alive, status::gone(&nodes).count());
         self.board.set_nodes(nodes);
+        let (idle, used) = inbox.connections();
+        metrics::db_pool(idle, used);
         Ok(())
     }
 }

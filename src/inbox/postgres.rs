@@ -212,6 +212,11 @@ fn begin_statement(config: &InboxConfig) -> SqlStr {
 impl Inbox for PostgresInbox {
     type Tx = Tx;
 
+    fn connections(&self) -> (usize, usize) {
+        let (all, idle) = (self.pool().size() as usize, self.pool().num_idle());
+        (idle, all.saturating_sub(idle))
+    }
+
     async fn begin(&self) -> Result<Tx, DbError> {
         self.within(
             "inbox.begin",

@@ -125,6 +125,13 @@ use now;
 impl Inbox for SqliteInbox {
     type Tx = Tx;
 
+    fn connections(&self) -> (usize, usize) {
+        let pools = [&self.inner.writer, &self.inner.readers];
+        let all: usize = pools.iter().map(|pool| pool.size() as usize).sum();
+        let idle: usize = pools.iter().map(|pool| pool.num_idle()).sum();
+        (idle, all.saturating_sub(idle))
+    }
+
     async fn begin(&self) -> Result<Tx, DbError> {
         self.inner
             .writer

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use crate::backoff::Delays;
 use crate::inbox::{Class, DbError, Inbox};
-use crate::message::DeadReason;
 use crate::metrics::{self, MessageOutcome};
 
 use super::batch::{Fate, Item};
@@ -170,29 +169,42 @@ fn record(items: &[Item], fates: &[Fate], began: Instant, arrived: Instant) {
             }
             Fate::Conflict => {
                 metrics::conflict(route);
-                tracing::warn!(
-                    route,
-                    row = %item.row,
-                    "the same dedup key came with another payload"
-                );
                 MessageOutcome::Dead
             }
             Fate::Stored(state) => {
-                if let State::Dead { reason, detail } = state {
-                    tracing::warn!(route, row = %item.row, reason = reason.as_str(), detail, "message is dead");
-                    debug_assert!(
-                        *reason != DeadReason::Conflict,
-                        "conflicts have a fate of their own"
-                    );
-                }
                 if let State::Waiting { reason, .. } = state {
-                    metrics::waiting(route.unwrap_or_default(), reason.as_str());
+                    metrics::waiting(route.unwrap_or(metrics::NO_ROUTE), reason.as_str());
                 }
                 outcome_of(state)
             }
         };
         metrics::message(route, outcome);
     }
+    warn_of_dead(items, fates);
+}
+
+/// One line for a batch: a producer that sends rubbish must not fill the log, too.
+fn warn_of_dead(items: &[Item], fates: &[Fate]) {
+    let mut dead = items
+        .iter()
+        .zip(fates)
+        .filter_map(|(item, fate)| match fate {
+            Fate::Conflict => Some((item, "conflict", "the key came before with another payload")),
+            Fate::Stored(State::Dead { reason, detail }) => Some((item, reason.as_str(), detail)),
+            Fate::Stored(_) | Fate::Duplicate(_) => None,
+        });
+    let Some((item, reason, detail)) = dead.next() else {
+        return;
+    };
+    tracing::warn!(
+        source = &*item.source,
+        route = item.route_name(),
+        row = %item.row,
+        reason,
+        detail,
+        others = dead.count(),
+        "messages are dead"
+    );
 }
 
 pub(super) fn outcome_of(state: &State) -> MessageOutcome {

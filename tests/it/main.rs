@@ -17,6 +17,7 @@ mod e2e;
 mod effects;
 mod http;
 mod inbox;
+mod model;
 mod rig;
 mod sources;
 mod sql_engine;

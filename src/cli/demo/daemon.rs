@@ -138,7 +138,7 @@ impl Counters {
         self.duplicates = samples
             .sum_by("sluice_duplicates_total", ["cause"])
             .into_iter()
-            .map(|([cause], count)| (cause.to_owned(), whole(count)))
+            .map(|([cause], count)| (cause.clone(), whole(count)))
             .filter(|(_, count)| *count > 0)
             .collect();
         self.recovered = whole(samples.sum("sluice_recovered_total"));
@@ -225,14 +225,7 @@ variables = {{ kind = "payment", id = "$.paymentId", order_id = "$.orderId", amo
 /// A test breaks deduplication on purpose, to see that the demo would show it.
 fn deduplication_is_broken() -> bool {
     #[cfg(feature = "crash_points")]
-    {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a test's switch, not configuration"
-        )]
-        let broken = std::env::var_os("SLUICE_BREAK").is_some_and(|what| what == "dedup");
-        return broken;
-    }
+    return std::env::var_os("SLUICE_BREAK").is_some_and(|what| what == "dedup");
     #[cfg(not(feature = "crash_points"))]
     false
 }
