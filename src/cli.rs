@@ -16,11 +16,17 @@ mod schema;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::{Context as _, anyhow};
 use clap::{Args, Parser, Subcommand};
+use secrecy::ExposeSecret as _;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Invalid, Look, Report};
+use crate::inbox::InboxConfig;
 use crate::telemetry::{self, LogFormat};
 
 /// Carries JSON messages from RabbitMQ and Kafka into a process engine, exactly once in effect.
@@ -114,17 +120,28 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Told => f.write_str("see above"),
+            Self::Usage(what) => f.write_str(what),
+            Self::Configuration(invalid) => invalid.fmt(f),
+        }
+    }
+}
+
 impl Failure {
     /// Says what is wrong, to standard error, and with which code the process ends.
     pub fn tell(&self) -> ExitCode {
         match self {
-            Self::Failed(error) => {
-                print::error(&format!("sluice: {error:#}\n"));
+            Self::Failed(_) => {
+                print::error(&format!("sluice: {self}\n"));
                 ExitCode::FAILURE
             }
             Self::Told => ExitCode::FAILURE,
-            Self::Usage(what) => {
-                print::error(&format!("sluice: {what}\n"));
+            Self::Usage(_) => {
+                print::error(&format!("sluice: {self}\n"));
                 ExitCode::from(2)
             }
             Self::Configuration(invalid) => {
@@ -219,20 +236,43 @@ impl Globals {
 
     /// Logs warnings only, for commands that answer on standard output.
     fn log_quietly(&self) -> Result<(), Failure> {
-        let filter = self.log_filter("warn")?;
+        let filter = self.log_filter("off,sluice=warn")?;
         let format = self.log_format.unwrap_or_default();
         telemetry::init(filter, format, crate::http::Problems::default())?;
         Ok(())
     }
 }
 
+/// How long a database may take to let the command line in.
+const REACH: Duration = Duration::from_secs(5);
+
+/// Connects once, to learn why that fails: a pool goes on trying, and says in the end only that it gave up.
+async fn reach(config: &InboxConfig) -> anyhow::Result<()> {
+    let url = config.url.expose_secret();
+    if !url.starts_with("postgres") {
+        return Ok(());
+    }
+    let options: PgConnectOptions = url.parse().context("inbox.url")?;
+    let connection = tokio::time::timeout(REACH, options.connect()).await;
+    let connection = connection
+        .map_err(|_| anyhow!("no answer within {} s", REACH.as_secs()))
+        .and_then(|connected| Ok(connected?))
+        .with_context(|| {
+            let (host, port) = (options.get_host(), options.get_port());
+            format!("the inbox's database at {host}:{port} cannot be reached")
+        })?;
+    connection.close().await?;
+    Ok(())
+}
+
 /// Runs a body on whichever database the inbox is: the one place of the command line that knows them all.
 macro_rules! on_inbox {
-    ($config:expr, |$inbox:ident| $body:expr) => {
+    ($config:expr, |$inbox:ident| $body:expr) => {{
+        $crate::cli::reach(&$config.inbox).await?;
         match $crate::bridge::parts::open_inbox(&$config.inbox, &$config.node.name)? {
             $crate::bridge::parts::AnyInbox::Postgres($inbox) => $body,
             $crate::bridge::parts::AnyInbox::Sqlite($inbox) => $body,
         }
-    };
+    }};
 }
 use on_inbox;

@@ -173,7 +173,13 @@ fn counted(count: usize, noun: &str) -> String {
 
 /// Opens everything that the configuration names, and says what is there.
 async fn connect(config: &Config) -> Result<Vec<Part>, Failure> {
-    let mut parts = on_inbox!(config, |inbox| Box::pin(database(&inbox, config)).await?);
+    let mut parts = database(config).await.unwrap_or_else(|failure| {
+        // What shares the database cannot be looked at either.
+        vec![Part {
+            name: "inbox".to_owned(),
+            findings: vec![Finding::error(failure.to_string())],
+        }]
+    });
     let routes = Routes::new(
         config
             .sources
@@ -199,7 +205,11 @@ async fn connect(config: &Config) -> Result<Vec<Part>, Failure> {
 }
 
 /// The inbox, and the engines that share its database.
-async fn database<I>(inbox: &I, config: &Config) -> Result<Vec<Part>, Failure>
+async fn database(config: &Config) -> Result<Vec<Part>, Failure> {
+    on_inbox!(config, |inbox| Box::pin(look(&inbox, config)).await)
+}
+
+async fn look<I>(inbox: &I, config: &Config) -> Result<Vec<Part>, Failure>
 where
     I: Inbox + Engines,
 {
@@ -230,9 +240,19 @@ where
                 .map_err(|error: crate::inbox::DbError| error.to_string())
         })
         .await;
+        let name = format!("engine {}", engine.name());
+        // The daemon logs these lines, where they must say whose they are.
+        let prefix = format!("{name}: ");
+        let findings = findings.into_iter().map(|finding| Finding {
+            text: match finding.text.strip_prefix(&prefix) {
+                Some(text) => text.to_owned(),
+                None => finding.text,
+            },
+            ..finding
+        });
         parts.push(Part {
-            name: format!("engine {}", engine.name()),
-            findings,
+            findings: findings.collect(),
+            name,
         });
     }
     Ok(parts)

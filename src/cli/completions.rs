@@ -13,6 +13,7 @@ Examples:
   sluice completions bash > /etc/bash_completion.d/sluice
   sluice completions zsh > \"${fpath[1]}/_sluice\"")]
 pub struct Arguments {
+    /// For which shell
     shell: Shell,
 }
 

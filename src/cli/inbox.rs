@@ -44,6 +44,7 @@ pub struct List {
 
 #[derive(Debug, Args)]
 pub struct Show {
+    /// The row's id, as `sluice inbox list` shows it
     #[arg(value_name = "ID", value_parser = choice::row_id)]
     id: RowId,
     /// Print a JSON object

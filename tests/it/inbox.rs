@@ -10,7 +10,7 @@ mod operate;
 mod order;
 mod postgres;
 mod purge;
-mod rows;
+pub mod rows;
 mod schema;
 mod sqlite;
 

@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod browser;
+mod cli;
 mod config;
 mod crash;
 mod daemon;
