@@ -276,3 +276,13 @@ macro_rules! on_inbox {
     }};
 }
 use on_inbox;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        super::Cli::command().debug_assert();
+    }
+}

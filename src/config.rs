@@ -54,10 +54,12 @@ pub struct Config {
     pub node: NodeConfig,
     #[schemars(default)]
     pub log: LogConfig,
+    #[schemars(default)]
     pub sources: BTreeMap<String, SourceConfig>,
+    #[schemars(default)]
     pub engines: BTreeMap<String, EngineConfig>,
     /// In the order of the file, because the first route that matches takes a delivery.
-    #[schemars(with = "BTreeMap<String, RouteConfig>")]
+    #[schemars(default, with = "BTreeMap<String, RouteConfig>")]
     pub routes: Vec<(String, RouteConfig)>,
 }
 

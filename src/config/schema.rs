@@ -11,6 +11,12 @@ pub fn json_schema() -> Value {
     let mut schema = schemars::schema_for!(Config).to_value();
     schema["title"] = json!("Sluice");
     schema["additionalProperties"] = json!(false);
+    // The default is the host's name: of the machine that prints the schema.
+    if let Some(name) = schema.pointer_mut("/$defs/NodeConfig/properties/name")
+        && let Some(name) = name.as_object_mut()
+    {
+        name.remove("default");
+    }
     each_object(&mut schema, &mut |object| {
         secrets_in_files(object);
         values_from_the_environment(object);

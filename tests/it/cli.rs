@@ -1,5 +1,6 @@
 //! The command line, as a person or a script meets it: the program as a process.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -147,15 +148,15 @@ fn the_help_explains_every_command() {
         &["inbox", "redrive", "--help"],
         &["inbox", "discard", "--help"],
     ] {
-        help.push_str(&format!("$ sluice {}\n", command.join(" ")));
+        writeln!(help, "$ sluice {}", command.join(" ")).unwrap();
         let said = folder.sluice(command).out;
         // The same everywhere: seen once is enough.
         match said.split_once("Global options:") {
             Some((before, after)) if command.len() > 1 => {
                 let after = after.split_once("One object a line\n").unwrap().1;
-                help.push_str(&format!("{before}Global options: …\n{after}\n"));
+                writeln!(help, "{before}Global options: …\n{after}").unwrap();
             }
-            _ => help.push_str(&format!("{said}\n")),
+            _ => writeln!(help, "{said}").unwrap(),
         }
     }
     insta::assert_snapshot!(help);

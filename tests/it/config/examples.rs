@@ -1,0 +1,158 @@
+//! The examples: every file of config/ and every block of the README loads, and the annotated example has
+//! every key and tells its default as it is.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use sluice::config::{Config, Look};
+
+/// A file of the project, whatever folder the test runs in.
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Whatever an example asks of its environment.
+fn anything(name: &str) -> String {
+    match name {
+        "DATABASE_URL" => "postgres://sluice@localhost/engine".to_owned(),
+        "AMQP_URI" => "amqp://localhost".to_owned(),
+        _ => format!("any-{}", name.to_ascii_lowercase()),
+    }
+}
+
+/// Loads an example, which must not even be doubtful.
+fn example(name: &str, text: &str) -> Config {
+    match Config::parse(name, text, &|name| Some(anything(name))) {
+        Ok((config, report)) if report.is_empty() => config,
+        Ok((_, report)) | Err(report) => panic!("{}", report.render(Look::Plain)),
+    }
+}
+
+#[test]
+fn every_example_file_loads() {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(project("config")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        assert_eq!(path.extension().unwrap(), "toml", "{name}");
+        example(&name, &std::fs::read_to_string(&path).unwrap());
+        names.push(name);
+    }
+    assert!(names.contains(&"sluice.toml".to_owned()), "{names:?}");
+}
+
+#[test]
+fn every_block_of_the_readme_loads() {
+    let text = std::fs::read_to_string(project("README.md")).unwrap();
+    let mut rest = text.as_str();
+    let mut blocks = 0;
+    while let Some(at) = rest.find("```toml") {
+        let (kind, block) = rest[at + 3..].split_once('\n').unwrap();
+        let (block, after) = block.split_once("\n```").unwrap();
+        // A fragment is a part of a file, and says so.
+        if kind.trim() == "toml" {
+            example(&format!("README.md, block {}", blocks + 1), block);
+            blocks += 1;
+        } else {
+            assert_eq!(kind.trim(), "toml,fragment");
+        }
+        rest = after;
+    }
+    assert!(blocks > 0, "there is no block");
+}
+
+/// The annotated example with some of its commented lines made real.
+fn annotated(prefixes: &[&str]) -> String {
+    let text = std::fs::read_to_string(project("config/sluice.toml")).unwrap();
+    let mut out = String::new();
+    for line in text.lines() {
+        let real = prefixes.iter().find_map(|prefix| {
+            let rest = line.strip_prefix(prefix)?;
+            rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase())
+                .then_some(rest)
+        });
+        out.push_str(real.unwrap_or(line));
+        out.push('\n');
+    }
+    out
+}
+
+#[test]
+fn the_annotated_example_tells_the_defaults_as_they_are() {
+    let written = annotated(&["#"]);
+    assert_ne!(written, annotated(&[]), "no default is shown");
+    let written = example("sluice.toml", &written);
+    let left_out = example("sluice.toml", &annotated(&[]));
+    assert_eq!(format!("{written:#?}"), format!("{left_out:#?}"));
+}
+
+#[test]
+fn the_annotated_example_has_every_key() {
+    let text = annotated(&["#+", "#"]);
+    example("sluice.toml", &text);
+    let tree: toml::Table = text.parse().unwrap();
+    let mut written = BTreeSet::new();
+    keys_of(&toml::Value::Table(tree), "", &mut written);
+    let schema = sluice::config::json_schema();
+    let mut possible = BTreeSet::new();
+    keys_of_schema(&schema, &schema, "", &mut possible);
+    assert!(possible.len() > 100, "{possible:?}");
+    let missing: Vec<_> = possible
+        .iter()
+        // A secret and the file that holds it exclude each other: one of them is enough.
+        .filter(|key| !written.contains(*key) && !key.ends_with("_file"))
+        // Mapped as process variables are, which is shown once.
+        .filter(|key| !key.contains(".correlation_keys.") && !key.contains(".start.variables."))
+        // Statements of one's own have an example of their own.
+        .filter(|key| !key.contains(".sql") && !key.contains(".apply"))
+        .collect();
+    assert_eq!(missing, Vec::<&String>::new());
+}
+
+/// The keys of a file, with the names that users choose as `*`, and without what stands in lists.
+fn keys_of(value: &toml::Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let free = matches!(path, "sources" | "engines" | "routes")
+                    || [".variables", ".correlation_keys"]
+                        .iter()
+                        .any(|free| path.ends_with(free));
+                let key = if free { "*" } else { key };
+                let path = format!("{path}.{key}").trim_start_matches('.').to_owned();
+                keys_of(value, &path, found);
+                found.insert(path);
+            }
+        }
+        toml::Value::Array(values) => values.iter().for_each(|value| keys_of(value, path, found)),
+        _ => {}
+    }
+}
+
+/// The keys that the schema knows.
+fn keys_of_schema(
+    schema: &serde_json::Value,
+    root: &serde_json::Value,
+    path: &str,
+    found: &mut BTreeSet<String>,
+) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = root.pointer(reference.trim_start_matches('#')).unwrap();
+        // The value of a queue's argument may hold lists of itself.
+        if !reference.ends_with("/Argument") {
+            keys_of_schema(target, root, path, found);
+        }
+    }
+    for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{key}").trim_start_matches('.').to_owned();
+        keys_of_schema(property, root, &path, found);
+        found.insert(path);
+    }
+    if schema["additionalProperties"].is_object() && !path.ends_with("librdkafka_options") {
+        let path = format!("{path}.*");
+        keys_of_schema(&schema["additionalProperties"], root, &path, found);
+    }
+    for one in schema["anyOf"].as_array().into_iter().flatten() {
+        keys_of_schema(one, root, path, found);
+    }
+}
