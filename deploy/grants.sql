@@ -1,22 +1,29 @@
 -- What a Sluice daemon needs on PostgreSQL, and no more. Run after every `sluice migrate`, as a role that
 -- owns the tables or may grant on them:
 --
---   psql -v ON_ERROR_STOP=1 -v role=sluice -v schema=sluice [-v engine=public] -f deploy/grants.sql URL
+--   psql -v ON_ERROR_STOP=1 -v role=sluice -v schema=sluice [-v engine=public] [-v prefix=cam_] -f deploy/grants.sql URL
 --
 -- role    the role that the daemon logs in as (CREATE ROLE sluice LOGIN …)
 -- schema  `[inbox] schema`: Sluice's own tables, made by `sluice migrate` as another role
 -- engine  `[engines.NAME.camunda_tables] schema`: the engine's tables; leave it out without such an engine
+-- prefix  its `table_prefix`, in lower case, where it has one
 
 \set ON_ERROR_STOP on
 BEGIN;
+
+-- Two runs at once would trip over each other.
+DO $$ BEGIN PERFORM pg_advisory_xact_lock(hashtext('sluice grants')); END $$;
 
 GRANT USAGE ON SCHEMA :"schema" TO :"role";
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON :"schema".inbox,
        :"schema".node,
-       :"schema".node_counter,
-       :"schema".probe,
-       :"schema".pending,
+       :"schema".node_counter
+    TO :"role";
+GRANT SELECT, INSERT, DELETE ON :"schema".probe TO :"role";
+-- Claims are inserted and deleted; the right to update one column is the right to lock a row.
+GRANT SELECT, INSERT, DELETE, UPDATE (handed_at)
+    ON :"schema".pending,
        :"schema".pending_start
     TO :"role";
 GRANT USAGE ON SEQUENCE :"schema".inbox_position TO :"role";
@@ -28,46 +35,54 @@ GRANT SELECT
 
 \if :{?engine}
 
+\if :{?prefix}
+\else
+  \set prefix ''
+\endif
+\set property :prefix act_ge_property
+\set schema_log :prefix act_ge_schema_log
+\set meter_log :prefix act_ru_meter_log
+\set definition :prefix act_re_procdef
+\set job_definition :prefix act_ru_jobdef
+\set subscription :prefix act_ru_event_subscr
+\set execution :prefix act_ru_execution
+\set job :prefix act_ru_job
+\set variable :prefix act_ru_variable
+\set bytes :prefix act_ge_bytearray
+\set history_instance :prefix act_hi_procinst
+\set history_variable :prefix act_hi_varinst
+\set history_detail :prefix act_hi_detail
+\set history_job :prefix act_hi_job_log
+
 GRANT USAGE ON SCHEMA :"engine" TO :"role";
 
--- Who waits for a message, what is deployed, what became of our jobs.
+-- Who waits for a message, what is deployed, which history the engine keeps.
 GRANT SELECT
-    ON :"engine".act_re_procdef,
-       :"engine".act_re_deployment,
-       :"engine".act_ge_bytearray,
-       :"engine".act_ge_property,
-       :"engine".act_ge_schema_log,
-       :"engine".act_ru_execution,
-       :"engine".act_ru_event_subscr,
-       :"engine".act_ru_variable,
-       :"engine".act_ru_job,
-       :"engine".act_ru_jobdef,
-       :"engine".act_ru_meter_log,
-       :"engine".act_hi_procinst,
-       :"engine".act_hi_varinst,
-       :"engine".act_hi_detail,
-       :"engine".act_hi_job_log
+    ON :"engine".:"property",
+       :"engine".:"schema_log",
+       :"engine".:"meter_log",
+       :"engine".:"definition",
+       :"engine".:"job_definition",
+       :"engine".:"subscription"
     TO :"role";
 
--- Jobs with their payload, and instances with their variables and history.
-GRANT INSERT
-    ON :"engine".act_ru_job,
-       :"engine".act_ge_bytearray,
-       :"engine".act_ru_variable,
-       :"engine".act_ru_execution,
-       :"engine".act_hi_procinst,
-       :"engine".act_hi_varinst,
-       :"engine".act_hi_detail,
-       :"engine".act_hi_job_log
+-- The claim of one subscription among several raises its revision: the only change of a row of the engine's.
+GRANT UPDATE (rev_) ON :"engine".:"subscription" TO :"role";
+
+-- Jobs, and instances with their history; and what became of them.
+GRANT SELECT, INSERT
+    ON :"engine".:"execution",
+       :"engine".:"job",
+       :"engine".:"history_instance",
+       :"engine".:"history_variable",
+       :"engine".:"history_detail",
+       :"engine".:"history_job"
     TO :"role";
 
--- The claim of a subscription raises its revision.
-GRANT UPDATE (rev_) ON :"engine".act_ru_event_subscr TO :"role";
-
--- The payload of a job that was deleted before it ran.
-GRANT DELETE
-    ON :"engine".act_ru_variable,
-       :"engine".act_ge_bytearray
+-- Variables; and the models. What a job took along is removed once it has run.
+GRANT SELECT, INSERT, DELETE
+    ON :"engine".:"variable",
+       :"engine".:"bytes"
     TO :"role";
 
 \endif

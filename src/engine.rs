@@ -37,6 +37,8 @@ pub struct Ask<'a> {
     pub message: &'a Message,
     /// From what a start derives the instance's id: scope, dedup key and conflict, never the row.
     pub identity: Hash,
+    /// The row waited before, so that it need not queue behind others which wait for the backlog.
+    pub redriven: bool,
     /// `on_no_match = "start"`: when nobody waits, start by the message's name.
     pub start_if_nobody: bool,
     /// The route wants every subscription of the name in the matched instance to have it.
@@ -124,11 +126,13 @@ pub trait Engine<Tx>: Send + Sync {
         asks: &[Ask<'a>],
     ) -> Result<Box<dyn Matched<Tx> + 'a>, DbError>;
 
-    /// Rows that may go on now: a free subscription joined with the first waiting row for it.
+    /// Rows of these routes that may go on now: those that only waited for the backlog, the oldest
+    /// first, and a free subscription joined with the first waiting row for it.
     ///
     /// # Errors
     /// The database's.
-    async fn wake(&self, tx: &mut Tx, limit: i64) -> Result<Vec<RowId>, DbError>;
+    async fn wake(&self, tx: &mut Tx, routes: &[String], limit: i64)
+    -> Result<Vec<RowId>, DbError>;
 
     /// Handed rows whose job is gone, with the proof from the same snapshot; their claims are released.
     ///

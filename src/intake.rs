@@ -37,7 +37,7 @@ use crate::route::{Route, Routes};
 use crate::units::{Size, Span};
 
 use batch::{FIRST_EPOCH, Fate, Item, Plan};
-use verdict::{Past, verdict, wait};
+use verdict::{Past, Verdict, verdict, wait};
 
 /// `[intake]`: the limits of a batch. There is no timer: a batch is what arrived while the last one committed.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -185,7 +185,7 @@ impl<I: Inbox> Intake<I> {
         let rows: Vec<NewRow> = plan
             .firsts
             .iter()
-            .map(|&index| items[index].new_row(looked.first_state(&items[index])))
+            .map(|&index| items[index].new_row(looked.first_verdict(&items[index])))
             .collect();
         let new: HashSet<RowId> = self.inbox.insert(tx, &rows).await?.into_iter().collect();
         crash_point!("inserted");
@@ -329,13 +329,13 @@ struct Looked<'a, Tx> {
 }
 
 impl<Tx> Looked<'_, Tx> {
-    /// The state that an item is born in.
-    fn first_state(&self, item: &Item) -> State {
+    /// The state that an item is born in, and whether that used an attempt.
+    fn first_verdict(&self, item: &Item) -> Verdict {
         match (self.outcomes.get(&item.row), item.route()) {
             (Some(outcome), Some(route)) => {
-                verdict(route, outcome, Past::default(), item.announced).state
+                verdict(route, outcome, Past::default(), item.announced)
             }
-            _ => item.unasked_state(),
+            _ => item.unasked_verdict(),
         }
     }
 

@@ -54,7 +54,7 @@ impl Default for SweeperConfig {
 
 /// How a round went, as far as the next pause depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Round {
+pub enum Round {
     /// There may be more right now.
     Full,
     /// Something was done.

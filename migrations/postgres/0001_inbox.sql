@@ -56,6 +56,8 @@ CREATE UNIQUE INDEX inbox_key ON inbox (dedup_hash, scope, conflict_hash);
 CREATE INDEX inbox_due ON inbox (route, due_at, id) WHERE state = 'waiting';
 -- The wake join of an engine: subscriptions that became free with the rows that wait for them.
 CREATE INDEX inbox_wake ON inbox (engine, message_name, business_key, id) WHERE state = 'waiting' AND announced;
+-- Rows that wait until the engine has caught up, in their order.
+CREATE INDEX inbox_backlog ON inbox (engine, id) WHERE state = 'waiting' AND reason = 'backlog';
 -- The head of an order key.
 CREATE INDEX inbox_order ON inbox (order_scope, order_key, position)
     WHERE order_key IS NOT NULL AND state <> 'done';

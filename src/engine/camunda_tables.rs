@@ -26,7 +26,7 @@ mod variables;
 mod wake;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -97,6 +97,8 @@ pub struct CamundaTables {
     definitions: Definitions,
     /// Our own runnable unfinished jobs: counted by refresh, raised by every hand-over in between.
     backlog: AtomicI64,
+    /// Some messages wait for the backlog: new ones go behind them.
+    queue: AtomicBool,
 }
 
 impl CamundaTables {
@@ -109,6 +111,7 @@ impl CamundaTables {
             schema: std::sync::Mutex::new(None),
             definitions: Definitions::default(),
             backlog: AtomicI64::new(0),
+            queue: AtomicBool::new(false),
         }
     }
 
@@ -136,6 +139,20 @@ impl CamundaTables {
     /// How many more jobs the backlog may hold.
     fn backlog_room(&self) -> i64 {
         (i64::from(self.config.max_backlog) - self.backlog.load(Ordering::Relaxed)).max(0)
+    }
+
+    /// Until the next refresh counts them: the transaction may still be rolled back.
+    fn backlog_grew(&self, jobs: usize) {
+        let jobs = i64::try_from(jobs).unwrap_or(i64::MAX);
+        self.backlog.fetch_add(jobs, Ordering::Relaxed);
+    }
+
+    fn has_queue(&self) -> bool {
+        self.queue.load(Ordering::Relaxed)
+    }
+
+    fn queue_began(&self) {
+        self.queue.store(true, Ordering::Relaxed);
     }
 }
 
@@ -170,12 +187,22 @@ impl Engine<Tx> for CamundaTables {
         Ok(Box::new(look::look(self, tx, asks).await?))
     }
 
-    async fn wake(&self, tx: &mut Tx, limit: i64) -> Result<Vec<RowId>, DbError> {
+    async fn wake(
+        &self,
+        tx: &mut Tx,
+        routes: &[String],
+        limit: i64,
+    ) -> Result<Vec<RowId>, DbError> {
         let limit = limit.min(self.backlog_room());
-        if limit == 0 {
+        if limit <= 0 {
             return Ok(Vec::new());
         }
-        wake::wake(tx, &self.tables, &self.name, limit).await
+        let mut rows = wake::queued(tx, &self.tables, &self.name, routes, limit).await?;
+        let rest = limit - i64::try_from(rows.len()).unwrap_or(limit);
+        if rest > 0 {
+            rows.extend(wake::wake(tx, &self.tables, &self.name, routes, rest).await?);
+        }
+        Ok(rows)
     }
 
     async fn confirm(&self, tx: &mut Tx, limit: i64) -> Result<Vec<Confirmed>, DbError> {
@@ -189,6 +216,8 @@ impl Engine<Tx> for CamundaTables {
         let state = wake::backlog(tx, &self.tables, &self.name).await?;
         let runnable = i64::try_from(state.backlog).unwrap_or(i64::MAX);
         self.backlog.store(runnable, Ordering::Relaxed);
+        let queue = wake::has_queue(tx, &self.tables, &self.name).await?;
+        self.queue.store(queue, Ordering::Relaxed);
         Ok(state)
     }
 

@@ -18,7 +18,7 @@ use crate::metrics::DuplicateCause;
 use crate::route::{OnConflict, Route, Routes, Taken};
 use crate::units::Span;
 
-use super::verdict::{Past, wait};
+use super::verdict::{Past, Verdict, wait};
 
 /// The scope of what could not be decoded begins with this, which no configured scope may.
 pub(super) const UNDECODED: char = '!';
@@ -179,23 +179,23 @@ impl Item {
     }
 
     /// The state of an item that no engine was asked about.
-    pub fn unasked_state(&self) -> State {
+    pub fn unasked_verdict(&self) -> Verdict {
         match &self.decoded {
-            Decoded::Dead { undecodable, .. } => State::Dead {
+            Decoded::Dead { undecodable, .. } => Verdict::free(State::Dead {
                 reason: undecodable.reason,
                 detail: undecodable.detail.clone(),
-            },
+            }),
             Decoded::Refused { route, detail, .. } => {
-                wait(route, WaitReason::Retry, detail, Past::default(), false).state
+                wait(route, WaitReason::Retry, detail, Past::default(), false)
             }
             Decoded::Message { route, .. } => {
                 let detail = "an earlier message of its order key is not finished";
-                wait(route, WaitReason::Ordered, detail, Past::default(), false).state
+                wait(route, WaitReason::Ordered, detail, Past::default(), false)
             }
         }
     }
 
-    pub fn new_row(&self, state: State) -> NewRow {
+    pub fn new_row(&self, verdict: Verdict) -> NewRow {
         NewRow {
             id: self.row,
             source: self.source.to_string(),
@@ -214,17 +214,17 @@ impl Item {
                 .unwrap_or_default(),
             order: self.order(),
             epoch: FIRST_EPOCH,
-            attempts: i32::from(matches!(self.decoded, Decoded::Refused { .. })),
-            state,
+            attempts: verdict.attempts_used,
+            state: verdict.state,
         }
     }
 
     /// Another payload under a key that is taken: a dead row of its own.
     pub fn conflict_row(&self) -> NewRow {
-        let mut row = self.new_row(State::Dead {
+        let mut row = self.new_row(Verdict::free(State::Dead {
             reason: DeadReason::Conflict,
             detail: "the same dedup key came before with another payload".to_owned(),
-        });
+        }));
         row.id = RowId::fresh();
         row.key.conflict = Some(self.payload_hash);
         row.target = Target::default();
@@ -276,6 +276,7 @@ pub(super) fn ask<'a>(
     Ask {
         row,
         epoch,
+        redriven: epoch > FIRST_EPOCH,
         message,
         identity: Hash::of(&[key.scope.as_bytes(), &key.hash.0, &conflict]),
         start_if_nobody: route.start_if_nobody,

@@ -23,7 +23,7 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    fn free(state: State) -> Self {
+    pub fn free(state: State) -> Self {
         Self {
             state,
             attempts_used: 0,
@@ -118,7 +118,8 @@ fn due_in(route: &Route, reason: WaitReason, attempts: i32, announced: bool) -> 
         | WaitReason::Early
         | WaitReason::Ordered
         | WaitReason::EngineDown => Span::secs(1),
-        WaitReason::Backlog => Span::ms(500),
+        // The engine's wake brings these, in their order; being due would only mix it up.
+        WaitReason::Backlog => Span::secs(30),
         WaitReason::Busy => Span::secs(2),
         WaitReason::Held => Span::secs(5),
         WaitReason::Blocked => Span::secs(10),

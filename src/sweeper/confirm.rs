@@ -12,7 +12,11 @@ use crate::units::Span;
 const AFTER_NEVER: Span = Span::ms(500);
 
 impl<I: Inbox> Sweeper<I> {
-    pub(super) async fn confirm_round(&self) -> Result<Round, DbError> {
+    /// One look at what became of the handed rows.
+    ///
+    /// # Errors
+    /// The database's; what was done before it stands.
+    pub async fn confirm_round(&self) -> Result<Round, DbError> {
         let inbox = self.intake.inbox();
         let limit = i64::from(self.config.limit);
         let mut round = Round::Empty;

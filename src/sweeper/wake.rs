@@ -5,12 +5,16 @@ use crate::inbox::{DbError, Inbox, Take};
 use crate::metrics::Sweep;
 
 impl<I: Inbox> Sweeper<I> {
-    pub(super) async fn wake_round(&self) -> Result<Round, DbError> {
+    /// One look for rows that may go on.
+    ///
+    /// # Errors
+    /// The database's; what was done before it stands.
+    pub async fn wake_round(&self) -> Result<Round, DbError> {
         let limit = i64::from(self.config.limit);
         let (mut taken, mut moved) = (0, 0);
         for engine in self.intake.engines() {
             let mut tx = self.intake.inbox().begin().await?;
-            let rows = engine.wake(&mut tx, limit).await?;
+            let rows = engine.wake(&mut tx, &self.routes, limit).await?;
             self.intake.inbox().commit(tx).await?;
             if rows.is_empty() {
                 continue;

@@ -16,6 +16,7 @@ mod dashboards;
 mod deploy;
 mod e2e;
 mod effects;
+mod engine;
 mod http;
 mod inbox;
 mod model;

@@ -61,6 +61,15 @@ impl Claim<'_> {
         format!("{}/{}", self.row, self.epoch)
     }
 
+    fn unique_keys(&self) -> (&str, &str, &str) {
+        let candidate = self.candidate;
+        (
+            &candidate.instance,
+            self.message_name,
+            &candidate.subscription,
+        )
+    }
+
     fn receipt_name(&self, history: History) -> String {
         match history {
             // Every value is kept as a detail of its own.
@@ -80,8 +89,8 @@ pub(super) async fn write(
     retries: i32,
     mut claims: Vec<Claim<'_>>,
 ) -> Result<HashSet<RowId>, DbError> {
-    // Sorted, so that two nodes that want the same subscriptions cannot deadlock.
-    claims.sort_by(|a, b| a.candidate.subscription.cmp(&b.candidate.subscription));
+    // Sorted by both unique keys, so that two nodes that want the same subscriptions cannot deadlock.
+    claims.sort_by(|a, b| a.unique_keys().cmp(&b.unique_keys()));
     let jobs: Vec<JobIds> = claims.iter().map(|_| JobIds::fresh()).collect();
     let mut missed = pending(tx, tables, engine, schema, &claims, &jobs).await?;
     missed.extend(bump(tx, tables, engine, &claims, &missed).await?);
@@ -137,12 +146,14 @@ async fn pending(
          INSERT INTO {s}pending
                 (engine, subscription_id, row_id, epoch, variant, job_id, scope_id, receipt_name, receipt,
                  process_instance_id, activity_id, message_name)
-         SELECT $1, c.*
+         SELECT $1, c.subscription, c.row_id, c.epoch, c.variant, c.job, c.scope, c.receipt_name, c.receipt,
+                c.instance, c.activity, c.message_name
            FROM unnest($2::text[], $3::uuid[], $4::int8[], $5::text[], $6::text[], $7::text[], $8::text[],
-                       $9::text[], $10::text[], $11::text[], $12::text[])
+                       $9::text[], $10::text[], $11::text[], $12::text[]) WITH ORDINALITY
                 AS c(subscription, row_id, epoch, variant, job, scope, receipt_name, receipt, instance,
-                     activity, message_name)
+                     activity, message_name, ord)
           WHERE EXISTS (SELECT 1 FROM {e}act_ru_event_subscr e WHERE e.id_ = c.subscription)
+          ORDER BY c.ord
          ON CONFLICT DO NOTHING
          RETURNING row_id",
     ))

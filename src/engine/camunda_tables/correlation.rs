@@ -5,7 +5,7 @@
 //! active itself, while a suspended definition does not matter. Source of the rule: the engine's
 //! `DefaultCorrelationHandler` and its execution query, checked against `POST /message` by tests.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -14,12 +14,10 @@ use super::Tx;
 use super::tables::Tables;
 use super::variables::VariableRows;
 use crate::inbox::DbError;
-use crate::message::{Correlation, Tenant};
+use crate::message::{Correlation, Tenant, Value, Variable};
 
 /// Enough to tell one from many.
-const CANDIDATES: i32 = 2;
-/// With `broadcast`, all subscriptions of one instance may be meant.
-const CANDIDATES_OF_BROADCAST: i32 = 100;
+const CANDIDATES: i64 = 2;
 
 /// A subscription that matches, and what its job row needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +46,87 @@ pub(super) enum Pending {
 /// What one message asks for.
 pub(super) struct Criteria<'a> {
     pub correlation: &'a Correlation,
+    /// Every subscription of the instance is meant: one candidate stands for all of them.
     pub broadcast: bool,
 }
 
-/// The arrays of one statement.
+/// Which criterion leads: the most selective one that the message has.
+///
+/// The order of the look-ups is not left to the planner: of a table that was empty when it was analysed
+/// it knows nothing, and would as soon begin with a name that a million instances wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lead {
+    Instance,
+    BusinessKey,
+    /// All variables of the key's name are read once for the whole batch; the engine has no index on
+    /// values, and reads them for each message.
+    Variable,
+    Name,
+}
+
+impl Lead {
+    fn of(correlation: &Correlation) -> Self {
+        if correlation.process_instance_id.is_some() {
+            Self::Instance
+        } else if correlation.business_key.is_some() {
+            Self::BusinessKey
+        } else if leading_key(correlation).is_some() {
+            Self::Variable
+        } else {
+            Self::Name
+        }
+    }
+
+    /// `evt`, `res` and `inst`, each found by an index from what the one before it gives.
+    fn from_clause(self) -> String {
+        if self == Self::Name {
+            return format!(
+                "{SUBSCRIPTION_OF_NAME} {EXECUTION_OF_SUBSCRIPTION} {INSTANCE_OF_EXECUTION}"
+            );
+        }
+        let lead = match self {
+            Self::Variable => {
+                "(SELECT l.instance FROM lead l WHERE l.ord = m.ord OFFSET 0) l CROSS JOIN LATERAL"
+            }
+            _ => "",
+        };
+        let criterion = match self {
+            Self::Variable => "x.id_ = l.instance",
+            Self::BusinessKey => "x.business_key_ = m.business_key",
+            Self::Instance | Self::Name => "x.id_ = m.instance",
+        };
+        format!(
+            "{lead} (SELECT x.id_, x.business_key_, x.root_proc_inst_id_
+                       FROM {{e}}act_ru_execution x WHERE {criterion} OFFSET 0) inst
+             {EXECUTIONS_OF_INSTANCE} {SUBSCRIPTIONS_OF_EXECUTION}"
+        )
+    }
+}
+
+// OFFSET 0 keeps the planner from turning the order round.
+const SUBSCRIPTION_OF_NAME: &str = "{e}act_ru_event_subscr evt";
+const EXECUTION_OF_SUBSCRIPTION: &str = "CROSS JOIN LATERAL (
+             SELECT x.id_, x.proc_inst_id_, x.proc_def_id_, x.suspension_state_, x.tenant_id_
+               FROM {e}act_ru_execution x WHERE x.id_ = evt.execution_id_ OFFSET 0) res";
+const INSTANCE_OF_EXECUTION: &str = "CROSS JOIN LATERAL (
+             SELECT x.id_, x.business_key_, x.root_proc_inst_id_
+               FROM {e}act_ru_execution x WHERE x.id_ = res.proc_inst_id_ OFFSET 0) inst";
+const EXECUTIONS_OF_INSTANCE: &str = "CROSS JOIN LATERAL (
+             SELECT x.id_, x.proc_inst_id_, x.proc_def_id_, x.suspension_state_, x.tenant_id_
+               FROM {e}act_ru_execution x WHERE x.proc_inst_id_ = inst.id_ OFFSET 0) res";
+const SUBSCRIPTIONS_OF_EXECUTION: &str = "CROSS JOIN LATERAL (
+             SELECT x.id_, x.rev_, x.activity_id_, x.event_type_, x.event_name_
+               FROM {e}act_ru_event_subscr x WHERE x.execution_id_ = res.id_ OFFSET 0) evt";
+
+/// The key that finds instances by itself; a null equals whatever has no value and finds too many.
+fn leading_key(correlation: &Correlation) -> Option<&Variable> {
+    correlation
+        .correlation_keys
+        .iter()
+        .find(|key| key.value != Value::Null)
+}
+
+/// The messages of one statement, and their correlation keys.
 #[derive(Default)]
 struct Arrays {
     ord: Vec<i32>,
@@ -60,7 +135,12 @@ struct Arrays {
     instance: Vec<Option<String>>,
     tenant_given: Vec<bool>,
     tenant: Vec<Option<String>>,
-    most: Vec<i32>,
+    /// Where the message's keys stand in `keys`, counted from 1, the last included.
+    first_key: Vec<i32>,
+    last_key: Vec<i32>,
+    keys: VariableRows,
+    /// One key of each message, where keys lead.
+    leading: VariableRows,
 }
 
 /// The matching subscriptions of each message, at most [`CANDIDATES`]: by the index in `criteria`.
@@ -70,34 +150,15 @@ pub(super) async fn candidates(
     engine: &str,
     criteria: &[Criteria<'_>],
 ) -> Result<HashMap<usize, Vec<Candidate>>, DbError> {
-    // The most selective criterion leads; each statement has a plan of its own.
-    let (mut by_instance, mut by_key, mut by_name) =
-        (Arrays::default(), Arrays::default(), Arrays::default());
-    let mut keys = VariableRows::default();
+    let mut statements: BTreeMap<(Lead, bool), Arrays> = BTreeMap::new();
     for (index, wanted) in criteria.iter().enumerate() {
-        let correlation = wanted.correlation;
-        let arrays = if correlation.process_instance_id.is_some() {
-            &mut by_instance
-        } else if correlation.business_key.is_some() {
-            &mut by_key
-        } else {
-            &mut by_name
-        };
-        arrays.add(index, wanted);
-        for key in &correlation.correlation_keys {
-            keys.add(index, key);
-        }
+        let lead = Lead::of(wanted.correlation);
+        let arrays = statements.entry((lead, wanted.broadcast)).or_default();
+        arrays.add(index, wanted.correlation);
     }
     let mut found: HashMap<usize, Vec<Candidate>> = HashMap::new();
-    for (arrays, lead) in [
-        (by_instance, "inst.id_ = m.instance"),
-        (by_key, "inst.business_key_ = m.business_key"),
-        (by_name, "evt.event_name_ = m.name"),
-    ] {
-        if arrays.ord.is_empty() {
-            continue;
-        }
-        for row in fetch(tx, tables, engine, &arrays, &keys, lead).await? {
+    for ((lead, broadcast), arrays) in statements {
+        for row in fetch(tx, tables, engine, &arrays, lead, broadcast).await? {
             let ord: i32 = row.get("ord");
             let index = usize::try_from(ord).expect("an index of ours");
             found.entry(index).or_default().push(Candidate::of(&row));
@@ -107,21 +168,23 @@ pub(super) async fn candidates(
 }
 
 impl Arrays {
-    fn add(&mut self, index: usize, wanted: &Criteria<'_>) {
-        let correlation = wanted.correlation;
-        self.ord
-            .push(i32::try_from(index).expect("a batch has less than 2^31 messages"));
+    fn add(&mut self, index: usize, correlation: &Correlation) {
+        let count = |length: usize| i32::try_from(length).expect("a batch has less than 2^31 keys");
+        self.ord.push(count(index));
         self.name.push(correlation.message_name.clone());
         self.business_key.push(correlation.business_key.clone());
         self.instance.push(correlation.process_instance_id.clone());
         let (given, tenant) = tenant_columns(&correlation.tenant);
         self.tenant_given.push(given);
         self.tenant.push(tenant);
-        self.most.push(if wanted.broadcast {
-            CANDIDATES_OF_BROADCAST
-        } else {
-            CANDIDATES
-        });
+        self.first_key.push(count(self.keys.id.len() + 1));
+        for key in &correlation.correlation_keys {
+            self.keys.add(index, key);
+        }
+        self.last_key.push(count(self.keys.id.len()));
+        if let Some(key) = leading_key(correlation) {
+            self.leading.add(index, key);
+        }
     }
 }
 
@@ -134,74 +197,119 @@ pub(super) fn tenant_columns(tenant: &Tenant) -> (bool, Option<String>) {
     }
 }
 
-async fn fetch(
-    tx: &mut Tx,
-    tables: &Tables,
-    engine: &str,
-    arrays: &Arrays,
-    keys: &VariableRows,
-    lead: &str,
-) -> Result<Vec<PgRow>, DbError> {
-    // LATERAL keeps the plan a nested loop of index look-ups, one message at a time, whatever the
-    // statistics say of tables that were empty when they were analysed.
-    let text = "/* camunda_tables.candidates */
-        SELECT m.ord, c.*
-          FROM unnest($1::int4[], $2::text[], $3::text[], $4::text[], $5::bool[], $6::text[], $7::int4[])
-               AS m(ord, name, business_key, instance, tenant_given, tenant, most)
+/// The instances that the leading keys find, for all messages at once. Parameters 16 to 21.
+const LEAD: &str = "WITH leading AS MATERIALIZED (
+               SELECT k.ord, k.name, k.kind, k.text, k.long, k.double
+                 FROM unnest($16::int4[], $17::text[], $18::text[], $19::text[], $20::int8[], $21::float8[])
+                      AS k(ord, name, kind, text, long, double)
+             ), lead AS MATERIALIZED (
+               SELECT k.ord, v.proc_inst_id_ AS instance
+                 FROM leading k
+                 JOIN {e}act_ru_variable v
+                   ON v.task_id_ IS NULL AND v.name_ = k.name AND v.type_ = k.kind AND v.text_ = k.text
+                WHERE k.kind = 'string'
+                UNION
+               SELECT k.ord, v.proc_inst_id_
+                 FROM leading k
+                 JOIN {e}act_ru_variable v
+                   ON v.task_id_ IS NULL AND v.name_ = k.name AND v.type_ = k.kind AND v.long_ = k.long
+                WHERE k.long IS NOT NULL
+                UNION
+               SELECT k.ord, v.proc_inst_id_
+                 FROM leading k
+                 JOIN {e}act_ru_variable v
+                   ON v.task_id_ IS NULL AND v.name_ = k.name AND v.type_ = k.kind AND v.double_ = k.double
+                WHERE k.double IS NOT NULL)
+        ";
+
+/// No key without a variable that equals it; a null equals whatever has no value. Parameters 11 to 15.
+const KEYS: &str = "NOT EXISTS (
+                      SELECT 1
+                        FROM unnest(($11::text[])[m.first_key:m.last_key],
+                                    ($12::text[])[m.first_key:m.last_key],
+                                    ($13::text[])[m.first_key:m.last_key],
+                                    ($14::int8[])[m.first_key:m.last_key],
+                                    ($15::float8[])[m.first_key:m.last_key])
+                             AS k(name, kind, text, long, double)
+                       WHERE NOT EXISTS (
+                             SELECT 1
+                               FROM {e}act_ru_variable v
+                              WHERE v.proc_inst_id_ = res.proc_inst_id_
+                                AND v.task_id_ IS NULL
+                                AND v.name_ = k.name
+                                AND CASE k.kind
+                                    WHEN 'string' THEN v.type_ = k.kind AND v.text_ = k.text
+                                    WHEN 'double' THEN v.type_ = k.kind AND v.double_ = k.double
+                                    WHEN 'null' THEN v.text_ IS NULL AND v.text2_ IS NULL
+                                                 AND v.long_ IS NULL AND v.double_ IS NULL
+                                                 AND v.bytearray_id_ IS NULL
+                                    ELSE v.type_ = k.kind AND v.long_ = k.long
+                                    END))";
+
+/// The statement's text. Parameters: 1 to 8 the messages, 9 the engine, 10 the limit, then the keys.
+fn statement(lead: Lead, broadcast: bool, keyed: bool) -> String {
+    let (distinct, order) = if broadcast {
+        // A claim that another message holds on one of them holds for all.
+        (
+            "DISTINCT ON (res.proc_inst_id_)",
+            "ORDER BY res.proc_inst_id_, pending.row_id IS NULL, evt.id_",
+        )
+    } else {
+        ("", "")
+    };
+    "/* camunda_tables.candidates */
+        {leading}SELECT m.ord, c.id_, c.rev_, c.activity_id_, c.proc_inst_id_, c.root_proc_inst_id_,
+               c.tenant_id_, c.proc_def_id_, c.key_, c.deployment_id_, c.pending, c.blocked
+          FROM unnest($1::int4[], $2::text[], $3::text[], $4::text[], $5::bool[], $6::text[], $7::int4[],
+                      $8::int4[])
+               AS m(ord, name, business_key, instance, tenant_given, tenant, first_key, last_key)
          CROSS JOIN LATERAL (
-               SELECT evt.id_, evt.rev_, evt.activity_id_, res.proc_inst_id_, inst.root_proc_inst_id_,
+               SELECT {distinct}
+                      evt.id_, evt.rev_, evt.activity_id_, res.proc_inst_id_, inst.root_proc_inst_id_,
                       res.tenant_id_, res.proc_def_id_, p.key_, p.deployment_id_,
-                      pending.row_id IS NOT NULL AS pending,
-                      coalesce(j.retries_ = 0 OR j.suspension_state_ = 2, false) AS blocked
-                 FROM {e}act_ru_event_subscr evt
-                 JOIN {e}act_ru_execution res ON res.id_ = evt.execution_id_
-                 JOIN {e}act_ru_execution inst ON inst.id_ = res.proc_inst_id_
-                 JOIN {e}act_re_procdef p ON p.id_ = res.proc_def_id_
+                      pending.row_id IS NOT NULL AS pending, coalesce(job.blocked, false) AS blocked
+                 FROM {from}
+                CROSS JOIN LATERAL (
+                      SELECT x.key_, x.deployment_id_
+                        FROM {e}act_re_procdef x WHERE x.id_ = res.proc_def_id_ OFFSET 0) p
                  LEFT JOIN LATERAL (
                       SELECT c.row_id, c.job_id FROM {s}pending c
-                       WHERE c.engine = $8 AND c.subscription_id = evt.id_
+                       WHERE c.engine = $9 AND c.subscription_id = evt.id_
                       UNION ALL
                       SELECT c.row_id, c.job_id FROM {s}pending c
-                       WHERE c.engine = $8 AND c.process_instance_id = res.proc_inst_id_
+                       WHERE c.engine = $9 AND c.process_instance_id = res.proc_inst_id_
                          AND c.message_name = evt.event_name_
                       LIMIT 1) pending ON true
-                 LEFT JOIN {e}act_ru_job j ON j.id_ = pending.job_id
+                 LEFT JOIN LATERAL (
+                      SELECT j.retries_ = 0 OR j.suspension_state_ = 2 AS blocked
+                        FROM {e}act_ru_job j WHERE j.id_ = pending.job_id OFFSET 0) job ON true
                 WHERE evt.event_type_ = 'message'
                   AND evt.event_name_ = m.name
-                  AND {lead}
                   AND (m.business_key IS NULL OR inst.business_key_ = m.business_key)
                   AND (m.instance IS NULL OR inst.id_ = m.instance)
                   AND res.suspension_state_ = 1
                   AND (NOT m.tenant_given OR res.tenant_id_ IS NOT DISTINCT FROM m.tenant)
                   AND {keys}
-                LIMIT m.most) c
-         ORDER BY m.ord, c.id_";
-    let text = text.replace("{lead}", lead).replace(
-        "{keys}",
-        if keys.is_empty() {
-            "true"
-        } else {
-            // No key without a variable that equals it; a null equals whatever has no value.
-            "NOT EXISTS (
-                SELECT 1
-                  FROM unnest($9::int4[], $10::text[], $11::text[], $12::int8[], $13::float8[], $14::text[])
-                       AS k(ord, name, kind, long, double, text)
-                 WHERE k.ord = m.ord
-                   AND NOT EXISTS (
-                       SELECT 1
-                         FROM {e}act_ru_variable v
-                        WHERE v.proc_inst_id_ = res.proc_inst_id_
-                          AND v.task_id_ IS NULL
-                          AND v.name_ = k.name
-                          AND CASE k.kind
-                              WHEN 'string' THEN v.type_ = k.kind AND v.text_ = k.text
-                              WHEN 'double' THEN v.type_ = k.kind AND v.double_ = k.double
-                              WHEN 'null' THEN v.text_ IS NULL AND v.text2_ IS NULL AND v.long_ IS NULL
-                                           AND v.double_ IS NULL AND v.bytearray_id_ IS NULL
-                              ELSE v.type_ = k.kind AND v.long_ = k.long
-                              END))"
-        },
-    );
+                {order}
+                LIMIT $10) c
+         ORDER BY m.ord, c.id_"
+        .replace("{leading}", if lead == Lead::Variable { LEAD } else { "" })
+        .replace("{distinct}", distinct)
+        .replace("{from}", &lead.from_clause())
+        .replace("{keys}", if keyed { KEYS } else { "true" })
+        .replace("{order}", order)
+}
+
+async fn fetch(
+    tx: &mut Tx,
+    tables: &Tables,
+    engine: &str,
+    arrays: &Arrays,
+    lead: Lead,
+    broadcast: bool,
+) -> Result<Vec<PgRow>, DbError> {
+    let (keys, leading) = (&arrays.keys, &arrays.leading);
+    let text = statement(lead, broadcast, !keys.is_empty());
     let mut query = sqlx::query(tables.sql(&text))
         .bind(&arrays.ord)
         .bind(&arrays.name)
@@ -209,16 +317,26 @@ async fn fetch(
         .bind(&arrays.instance)
         .bind(&arrays.tenant_given)
         .bind(&arrays.tenant)
-        .bind(&arrays.most)
-        .bind(engine);
+        .bind(&arrays.first_key)
+        .bind(&arrays.last_key)
+        .bind(engine)
+        .bind(CANDIDATES);
     if !keys.is_empty() {
         query = query
-            .bind(&keys.owner)
             .bind(&keys.name)
             .bind(&keys.kind)
+            .bind(&keys.text)
             .bind(&keys.long)
-            .bind(&keys.double)
-            .bind(&keys.text);
+            .bind(&keys.double);
+    }
+    if lead == Lead::Variable {
+        query = query
+            .bind(&leading.owner)
+            .bind(&leading.name)
+            .bind(&leading.kind)
+            .bind(&leading.text)
+            .bind(&leading.long)
+            .bind(&leading.double);
     }
     query
         .fetch_all(&mut **tx)

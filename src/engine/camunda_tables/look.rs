@@ -15,7 +15,7 @@ use super::definitions::Definition;
 use super::schema::{EngineSchema, History};
 use super::start::{self, StartCandidate, StartRows, Wanted};
 use super::variables::fresh_id;
-use super::{Ask, CamundaTables, Matched, Ordering, Tx};
+use super::{Ask, CamundaTables, Matched, Tx};
 use crate::engine::{Missed, Outcome};
 use crate::inbox::{DbError, RowId, StateName};
 use crate::message::{
@@ -193,7 +193,8 @@ impl Decisions<'_> {
         if plan.is_none() {
             return (outcome, None);
         }
-        if self.room <= 0 {
+        if self.room <= 0 || (!ask.redriven && self.engine.has_queue()) {
+            self.engine.queue_began();
             return wait(
                 WaitReason::Backlog,
                 "the engine has max_backlog of our jobs to do",
@@ -222,19 +223,13 @@ impl Decisions<'_> {
         match candidates {
             [] => self.nobody(index, ask, name),
             [one] => self.one(ask, name, one),
-            [first, rest @ ..] => {
-                let one_instance = rest.iter().all(|other| other.instance == first.instance);
-                if ask.broadcast && one_instance {
-                    return self.claim(first, Variant::Correlate);
-                }
-                wait(
-                    WaitReason::Ambiguous,
-                    &format!(
-                        "several executions wait for {name:?}, among them in instances {} and {}",
-                        first.instance, rest[0].instance
-                    ),
-                )
-            }
+            [first, second, ..] => wait(
+                WaitReason::Ambiguous,
+                &format!(
+                    "several executions wait for {name:?}, among them in instances {} and {}",
+                    first.instance, second.instance
+                ),
+            ),
         }
     }
 
@@ -460,17 +455,16 @@ impl Matched<Tx> for Found<'_> {
                 &self.schema,
                 retries,
                 claims,
-            );
-            missed.extend(lost.await?.into_iter().map(|row| Missed {
+            )
+            .await?;
+            engine.backlog_grew(handed - lost.len());
+            missed.extend(lost.into_iter().map(|row| Missed {
                 row,
                 from: StateName::Handed,
                 reason: WaitReason::Busy,
                 detail: "another message took the subscription first".to_owned(),
             }));
         }
-        engine
-            .backlog
-            .fetch_add(i64::try_from(handed).unwrap_or(0), Ordering::Relaxed);
         missed.extend(missed_starts);
         Ok(missed)
     }
@@ -511,7 +505,8 @@ impl Found<'_> {
         if starts.is_empty() {
             return Ok(Vec::new());
         }
-        starts.sort_by(|a, b| a.instance.cmp(&b.instance));
+        // Sorted by both unique keys, so that two nodes with the same starts cannot deadlock.
+        starts.sort_by_key(|start| start.unique_keys());
         let won = self.claim_starts(tx, &starts).await?;
         let mut written = StartRows::default();
         for start in starts.iter().filter(|start| won.contains(&start.instance)) {
@@ -522,10 +517,7 @@ impl Found<'_> {
                 .insert(tx, &self.engine.tables, &self.schema, retries)
                 .await?;
         }
-        self.engine.backlog.fetch_add(
-            i64::try_from(written.instance.len()).unwrap_or(0),
-            Ordering::Relaxed,
-        );
+        self.engine.backlog_grew(written.instance.len());
         Ok(starts
             .iter()
             .filter(|start| !won.contains(&start.instance))
@@ -548,8 +540,11 @@ impl Found<'_> {
             "/* camunda_tables.claim_starts */
              INSERT INTO {s}pending_start
                     (engine, process_instance_id, tenant_id, definition_key, business_key, job_id, exclusive, row_id)
-             SELECT $1, s.*
-               FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::uuid[]) AS s
+             SELECT $1, s.instance, s.tenant, s.key, s.business_key, s.job, s.exclusive, s.row_id
+               FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::uuid[])
+                    WITH ORDINALITY
+                    AS s(instance, tenant, key, business_key, job, exclusive, row_id, ord)
+              ORDER BY s.ord
              ON CONFLICT DO NOTHING
              RETURNING process_instance_id",
         ))
@@ -582,6 +577,15 @@ struct NewStart<'a> {
 }
 
 impl<'a> NewStart<'a> {
+    fn unique_keys(&self) -> (Option<String>, &'a str, Option<&'a str>, String) {
+        (
+            self.candidate.tenant.clone(),
+            &self.candidate.definition_key,
+            self.business_key,
+            self.instance.clone(),
+        )
+    }
+
     fn of(engine: &str, entry: &'a Entry<'_>) -> Option<Self> {
         match &entry.plan {
             Some(Plan::Start {

@@ -11,6 +11,44 @@ use crate::inbox::{DbError, RowId};
 /// How many blocked jobs are named to people.
 const BLOCKED_SHOWN: i64 = 5;
 
+/// Rows that only wait for the backlog, the oldest first.
+pub(super) async fn queued(
+    tx: &mut Tx,
+    tables: &Tables,
+    engine: &str,
+    routes: &[String],
+    limit: i64,
+) -> Result<Vec<RowId>, DbError> {
+    let rows = sqlx::query(tables.sql(
+        "/* camunda_tables.queued */
+         SELECT w.id AS row_id
+           FROM {s}inbox w
+          WHERE w.engine = $1 AND w.state = 'waiting' AND w.reason = 'backlog' AND w.route = ANY($2)
+          ORDER BY w.id
+          LIMIT $3",
+    ))
+    .bind(engine)
+    .bind(routes)
+    .bind(limit)
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(DbError::of("engine queue"))?;
+    Ok(row_ids(&rows))
+}
+
+/// Whether any row waits for the backlog.
+pub(super) async fn has_queue(tx: &mut Tx, tables: &Tables, engine: &str) -> Result<bool, DbError> {
+    sqlx::query_scalar(tables.sql(
+        "/* camunda_tables.has_queue */
+         SELECT EXISTS (SELECT 1 FROM {s}inbox w
+                         WHERE w.engine = $1 AND w.state = 'waiting' AND w.reason = 'backlog')",
+    ))
+    .bind(engine)
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(DbError::of("engine queue"))
+}
+
 /// The first waiting row of each free subscription, at most `limit`.
 ///
 /// It joins states and not reasons, but for the reasons that use an attempt: those rows could go at once
@@ -20,6 +58,7 @@ pub(super) async fn wake(
     tx: &mut Tx,
     tables: &Tables,
     engine: &str,
+    routes: &[String],
     limit: i64,
 ) -> Result<Vec<RowId>, DbError> {
     let rows = sqlx::query(tables.sql(
@@ -27,7 +66,8 @@ pub(super) async fn wake(
          WITH first AS (
               SELECT DISTINCT ON (w.message_name, w.business_key) w.id, w.message_name, w.business_key
                 FROM {s}inbox w
-               WHERE w.engine = $1 AND w.state = 'waiting' AND w.announced AND w.reason <> 'ordered'
+               WHERE w.engine = $1 AND w.state = 'waiting' AND w.announced AND w.route = ANY($2)
+                 AND w.reason NOT IN ('ordered', 'backlog')
                  AND (w.reason NOT IN ('ambiguous', 'unsupported', 'retry', 'held')
                       OR w.due_at <= clock_timestamp())
                ORDER BY w.message_name, w.business_key, w.id)
@@ -44,9 +84,10 @@ pub(super) async fn wake(
             AND NOT EXISTS (SELECT 1 FROM {s}pending p
                              WHERE p.engine = $1 AND p.process_instance_id = inst.id_
                                AND p.message_name = evt.event_name_)
-          LIMIT $2",
+          LIMIT $3",
     ))
     .bind(engine)
+    .bind(routes)
     .bind(limit)
     .fetch_all(&mut **tx)
     .await

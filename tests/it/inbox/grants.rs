@@ -77,7 +77,10 @@ impl Granted {
     async fn forget(self) {
         let role = &self.role;
         self.owner
-            .sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+            .sql(&format!(
+                "BEGIN; SELECT pg_advisory_xact_lock(hashtext('sluice grants'));
+                 DROP OWNED BY {role}; DROP ROLE {role}; COMMIT"
+            ))
             .await;
         drop(self.schema);
     }
