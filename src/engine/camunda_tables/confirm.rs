@@ -15,6 +15,10 @@ use crate::inbox::{DbError, RowId};
 
 /// What the database shows of one job that is gone.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own that the database shows"
+)]
 struct Evidence {
     variant_b: bool,
     /// Variant C: the receipt is in the history or in the running instance.

@@ -78,7 +78,7 @@ impl Lead {
     }
 
     /// `evt`, `res` and `inst`, each found by an index from what the one before it gives.
-    fn from_clause(self) -> String {
+    fn tables(self) -> String {
         if self == Self::Name {
             return format!(
                 "{SUBSCRIPTION_OF_NAME} {EXECUTION_OF_SUBSCRIPTION} {INSTANCE_OF_EXECUTION}"
@@ -295,7 +295,7 @@ fn statement(lead: Lead, broadcast: bool, keyed: bool) -> String {
          ORDER BY m.ord, c.id_"
         .replace("{leading}", if lead == Lead::Variable { LEAD } else { "" })
         .replace("{distinct}", distinct)
-        .replace("{from}", &lead.from_clause())
+        .replace("{from}", &lead.tables())
         .replace("{keys}", if keyed { KEYS } else { "true" })
         .replace("{order}", order)
 }

@@ -14,7 +14,7 @@ use crate::inbox::DbError;
 
 /// One process definition, as deployed.
 pub(super) enum Definition {
-    Known(Process),
+    Known(Box<Process>),
     /// Its model cannot be read; every question about it is answered no, with this reason.
     Unreadable(String),
 }
@@ -142,7 +142,7 @@ fn definition(key: &str, bpmn: Option<&[u8]>) -> Definition {
             .find(|process| process.key == key)
             .map_or_else(
                 || Definition::Unreadable(format!("there is no process {key:?} in its model")),
-                Definition::Known,
+                |process| Definition::Known(Box::new(process)),
             ),
     }
 }

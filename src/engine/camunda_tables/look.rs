@@ -470,7 +470,7 @@ impl Matched<Tx> for Found<'_> {
     }
 }
 
-impl<'a> Entry<'a> {
+impl Entry<'_> {
     fn claim(&self) -> Option<Claim<'_>> {
         match (&self.plan, &self.ask.message.action) {
             (Some(Plan::Claim { variant, candidate }), Action::Correlate(correlation)) => {
@@ -506,7 +506,7 @@ impl Found<'_> {
             return Ok(Vec::new());
         }
         // Sorted by both unique keys, so that two nodes with the same starts cannot deadlock.
-        starts.sort_by_key(|start| start.unique_keys());
+        starts.sort_by_key(NewStart::unique_keys);
         let won = self.claim_starts(tx, &starts).await?;
         let mut written = StartRows::default();
         for start in starts.iter().filter(|start| won.contains(&start.instance)) {

@@ -177,6 +177,33 @@ pub(super) async fn pending_starts(
         .collect())
 }
 
+/// The historic variable has the id of the runtime one. Parameters as of [`HISTORIC_DETAILS`].
+const HISTORIC_VARIABLES: &str = "/* camunda_tables.start_varinst */
+    INSERT INTO {e}act_hi_varinst
+           (id_, proc_def_key_, proc_def_id_, root_proc_inst_id_, proc_inst_id_, execution_id_,
+            act_inst_id_, tenant_id_, name_, var_type_, rev_, create_time_, bytearray_id_, double_,
+            long_, text_, text2_, state_)
+    SELECT v.id, v.key, v.definition, v.instance, v.instance, v.instance, v.instance, v.tenant, v.name,
+           v.kind, 0, (clock_timestamp() AT TIME ZONE 'UTC')::timestamp(3) + make_interval(secs => $13),
+           v.bytes_id, v.double, v.long, v.text, v.text2, 'CREATED'
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[],
+                  $8::int8[], $9::text[], $10::text[], $11::text[], $12::text[])
+           AS v(id, kind, name, instance, definition, bytes_id, double, long, text, text2, tenant, key)";
+
+/// The update that made each variable.
+const HISTORIC_DETAILS: &str = "/* camunda_tables.start_detail */
+    INSERT INTO {e}act_hi_detail
+           (id_, type_, proc_def_key_, proc_def_id_, root_proc_inst_id_, proc_inst_id_, execution_id_,
+            act_inst_id_, var_inst_id_, tenant_id_, name_, var_type_, rev_, time_, bytearray_id_,
+            double_, long_, text_, text2_, sequence_counter_, initial_)
+    SELECT gen_random_uuid()::text, 'VariableUpdate', v.key, v.definition, v.instance, v.instance,
+           v.instance, v.instance, v.id, v.tenant, v.name, v.kind, 0,
+           (clock_timestamp() AT TIME ZONE 'UTC')::timestamp(3) + make_interval(secs => $13),
+           v.bytes_id, v.double, v.long, v.text, v.text2, 1, true
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[],
+                  $8::int8[], $9::text[], $10::text[], $11::text[], $12::text[])
+           AS v(id, kind, name, instance, definition, bytes_id, double, long, text, text2, tenant, key)";
+
 /// The instances to be written, as the arrays that the statements take.
 #[derive(Debug, Default)]
 pub(super) struct StartRows {
@@ -369,87 +396,45 @@ impl StartRows {
         Ok(())
     }
 
-    /// The historic variable has the id of the runtime one; each history row has bytes of its own.
+    /// Each history row has bytes of its own.
     async fn insert_variable_history(
         &self,
         tx: &mut Tx,
         tables: &Tables,
         schema: &EngineSchema,
     ) -> Result<(), DbError> {
+        let variables = &self.variables;
         let (instances, definitions, tenants) = self.owners();
-        let keys: Vec<&str> = self
-            .variables
+        let keys: Vec<&str> = variables
             .owner
             .iter()
             .map(|&o| self.definition_key[index(o)].as_str())
             .collect();
-        let own_bytes = || -> Vec<Option<String>> {
-            self.variables
+        let mut texts = vec![HISTORIC_VARIABLES];
+        if schema.history.keeps_details() {
+            texts.push(HISTORIC_DETAILS);
+        }
+        for text in texts {
+            let bytes_id: Vec<Option<String>> = variables
                 .bytes_id
                 .iter()
                 .map(|id| id.as_ref().map(|_| fresh_id()))
-                .collect()
-        };
-        let instance_bytes = own_bytes();
-        self.variables
-            .insert_bytes(
-                tx,
-                tables,
-                &instance_bytes,
-                3,
-                Some((&instances, schema.clock_offset)),
-            )
-            .await?;
-        let varinst = "/* camunda_tables.start_varinst */
-             INSERT INTO {e}act_hi_varinst
-                    (id_, proc_def_key_, proc_def_id_, root_proc_inst_id_, proc_inst_id_, execution_id_,
-                     act_inst_id_, tenant_id_, name_, var_type_, rev_, create_time_, bytearray_id_,
-                     double_, long_, text_, text2_, state_)
-             SELECT v.id, v.key, v.definition, v.instance, v.instance, v.instance, v.instance, v.tenant,
-                    v.name, v.kind, 0,
-                    (clock_timestamp() AT TIME ZONE 'UTC')::timestamp(3) + make_interval(secs => $13),
-                    v.bytes_id, v.double, v.long, v.text, v.text2, 'CREATED'
-               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                           $7::float8[], $8::int8[], $9::text[], $10::text[], $11::text[], $12::text[])
-                    AS v(id, kind, name, instance, definition, bytes_id, double, long, text, text2, tenant, key)";
-        let detail = "/* camunda_tables.start_detail */
-             INSERT INTO {e}act_hi_detail
-                    (id_, type_, proc_def_key_, proc_def_id_, root_proc_inst_id_, proc_inst_id_,
-                     execution_id_, act_inst_id_, var_inst_id_, tenant_id_, name_, var_type_, rev_, time_,
-                     bytearray_id_, double_, long_, text_, text2_, sequence_counter_, initial_)
-             SELECT gen_random_uuid()::text, 'VariableUpdate', v.key, v.definition, v.instance, v.instance,
-                    v.instance, v.instance, v.id, v.tenant, v.name, v.kind, 0,
-                    (clock_timestamp() AT TIME ZONE 'UTC')::timestamp(3) + make_interval(secs => $13),
-                    v.bytes_id, v.double, v.long, v.text, v.text2, 1, true
-               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                           $7::float8[], $8::int8[], $9::text[], $10::text[], $11::text[], $12::text[])
-                    AS v(id, kind, name, instance, definition, bytes_id, double, long, text, text2, tenant, key)";
-        let mut written = vec![(varinst, instance_bytes)];
-        if schema.history.keeps_details() {
-            let detail_bytes = own_bytes();
-            self.variables
-                .insert_bytes(
-                    tx,
-                    tables,
-                    &detail_bytes,
-                    3,
-                    Some((&instances, schema.clock_offset)),
-                )
+                .collect();
+            let of_history = Some((&instances[..], schema.clock_offset));
+            variables
+                .insert_bytes(tx, tables, &bytes_id, 3, of_history)
                 .await?;
-            written.push((detail, detail_bytes));
-        }
-        for (text, bytes_id) in written {
             sqlx::query(tables.sql(text))
-                .bind(&self.variables.id)
-                .bind(&self.variables.kind)
-                .bind(&self.variables.name)
+                .bind(&variables.id)
+                .bind(&variables.kind)
+                .bind(&variables.name)
                 .bind(&instances)
                 .bind(&definitions)
                 .bind(bytes_id)
-                .bind(&self.variables.double)
-                .bind(&self.variables.long)
-                .bind(&self.variables.text)
-                .bind(&self.variables.text2)
+                .bind(&variables.double)
+                .bind(&variables.long)
+                .bind(&variables.text)
+                .bind(&variables.text2)
                 .bind(&tenants)
                 .bind(&keys)
                 .bind(schema.clock_offset)

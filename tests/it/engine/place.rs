@@ -94,10 +94,6 @@ impl Place {
         }
     }
 
-    pub fn schema(&self) -> &str {
-        self.schema.name()
-    }
-
     /// The daemon's URL of the database.
     pub fn url(&self) -> String {
         let (_, server) = self
