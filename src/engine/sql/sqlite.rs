@@ -178,7 +178,7 @@ impl Engine<Tx> for SqlOnSqlite {
         }))
     }
 
-    async fn wake(&self, _: &mut Tx, _: i64) -> Result<Vec<RowId>, DbError> {
+    async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<RowId>, DbError> {
         Ok(Vec::new())
     }
 
