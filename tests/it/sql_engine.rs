@@ -148,6 +148,7 @@ fn ask(message: &Message) -> Ask<'_> {
     Ask {
         row: RowId::fresh(),
         epoch: 1,
+        redriven: false,
         message,
         identity: Hash::of(&[b"identity"]),
         start_if_nobody: false,
