@@ -225,16 +225,17 @@ impl Inbox for PostgresInbox {
         .await
     }
 
-    /// Commits without the statement's time limit: it would end the wait for a synchronous standby, and
-    /// the server would report the commit as done, though it is on one machine only.
+    /// Commits, or fails: in an aborted transaction COMMIT alone would roll back and report no error, and
+    /// the batch would be acknowledged. The statement before it fails there.
     ///
-    /// In an aborted transaction the first of the two statements fails, where COMMIT alone would roll
-    /// back and report no error. The transaction that CHAIN begins spares a warning of the server: it
-    /// is rolled back, empty, when the connection goes home.
+    /// The transaction that CHAIN begins spares a warning of the server, because sqlx rolls back what it
+    /// did not commit itself: it is empty, and ends when the connection goes home. The server does not
+    /// count the wait for a synchronous standby as the statement's time; this side's patience ends it with
+    /// an error, and the batch is tried again.
     async fn commit(&self, mut tx: Tx) -> Result<(), DbError> {
         self.within(
             "inbox.commit",
-            tx.execute("/* inbox.commit */ SET LOCAL statement_timeout = 0; COMMIT AND CHAIN"),
+            tx.execute("/* inbox.commit */ SELECT 1; COMMIT AND CHAIN"),
         )
         .await?;
         Ok(())

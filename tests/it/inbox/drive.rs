@@ -26,13 +26,13 @@ async fn due_rows_come_with_the_longest_due_first_and_no_more_than_asked_for<I: 
     fresh: Fresh<I>,
 ) {
     let inbox = &fresh.inbox;
-    // Inserted one by one: each is due before the next one is.
+    // Each due a day before the one after it; then the oldest is driven again, and due just now.
     let mut ids = Vec::new();
     for n in 0..5 {
-        let key = n.to_string();
-        ids.extend(insert(inbox, &[row(&key)]).await);
+        inbox.age("inbox", "due_at").await;
+        ids.extend(insert(inbox, &[row(&n.to_string())]).await);
     }
-    // The first one is driven again: it is due last now.
+    inbox.age("inbox", "due_at").await;
     change(
         inbox,
         &[change_of(ids[0], StateName::Waiting, waiting(Span::ms(0)))],

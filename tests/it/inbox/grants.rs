@@ -86,9 +86,16 @@ impl Granted {
     }
 }
 
+/// One test, because two at once would change the rights of the same tables of the engine.
 #[tokio::test]
-async fn the_grants_are_enough_for_everything_that_a_daemon_does_with_its_own_tables() {
+async fn the_grants_are_enough_for_the_inbox_and_do_not_include_more() {
     let granted = granted().await;
+    everything_that_a_daemon_does_with_its_own_tables(&granted).await;
+    neither_the_shape_of_the_tables_nor_the_engines_other_rows(&granted).await;
+    granted.forget().await;
+}
+
+async fn everything_that_a_daemon_does_with_its_own_tables(granted: &Granted) {
     let daemon = &granted.daemon;
     assert_eq!(daemon.schema_status().await.unwrap(), SchemaStatus::Current);
     daemon.probe().await.unwrap();
@@ -149,12 +156,9 @@ async fn the_grants_are_enough_for_everything_that_a_daemon_does_with_its_own_ta
     assert_eq!(daemon.purge(at_once, 10).await.unwrap().payloads, 3);
     granted.owner.age("inbox", "done_at").await;
     assert_eq!(daemon.purge(at_once, 10).await.unwrap().keys, 3);
-    granted.forget().await;
 }
 
-#[tokio::test]
-async fn the_grants_do_not_include_the_shape_of_the_tables_or_the_engines_other_rows() {
-    let granted = granted().await;
+async fn neither_the_shape_of_the_tables_nor_the_engines_other_rows(granted: &Granted) {
     let forbidden = [
         format!("DROP TABLE {}.inbox", granted.schema.name()),
         format!(
@@ -172,5 +176,4 @@ async fn the_grants_do_not_include_the_shape_of_the_tables_or_the_engines_other_
         assert_eq!(error.code().as_deref(), Some("42501"), "{sql}");
         assert_eq!(error.class, Class::Outage);
     }
-    granted.forget().await;
 }

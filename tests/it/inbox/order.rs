@@ -212,6 +212,21 @@ async fn forgotten_heads_are_found_behind_many_that_must_wait() {
     assert!(looks <= 3, "{looks}");
 }
 
+/// Until so many transactions wait for an order key.
+async fn until_waiting(inbox: &PostgresInbox, count: i64) {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let what = "waiting for an order key";
+    eventually(what, Duration::from_secs(20), async || {
+        let found: i64 = sqlx::query_scalar(waiting)
+            .fetch_one(inbox.pool())
+            .await
+            .unwrap();
+        (found == count).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_with_one_order_key_are_accepted_one_after_the_other() {
     let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
@@ -238,20 +253,7 @@ async fn batches_with_one_order_key_are_accepted_one_after_the_other() {
         other.commit(tx).await.unwrap();
         (held, next.id)
     });
-    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
-    eventually(
-        "the second batch waiting for the first",
-        Duration::from_secs(20),
-        async || {
-            let waits: bool = sqlx::query_scalar(waits)
-                .fetch_one(inbox.pool())
-                .await
-                .unwrap();
-            waits.then_some(())
-        },
-    )
-    .await;
+    until_waiting(&inbox, 1).await;
     let head = ordered("1", "a", State::Handed);
     inbox
         .insert(&mut first, std::slice::from_ref(&head))
@@ -264,22 +266,26 @@ async fn batches_with_one_order_key_are_accepted_one_after_the_other() {
     assert_eq!(due_now(&inbox).await, [next]);
 }
 
+/// Each would hold one half and wait for the other, if they took the keys as they stand in the batch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_keys_in_opposite_order_do_not_deadlock() {
     let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
-    let other = PostgresInbox::node(&place);
     let lock = async |inbox: &PostgresInbox, keys: &[&str]| {
         let keys: Vec<_> = keys.iter().map(|key| order(key)).collect();
         let mut tx = inbox.begin().await.unwrap();
         inbox.lock_order_keys(&mut tx, &keys, &[]).await.unwrap();
-        inbox.commit(tx).await.unwrap();
+        tx
     };
-    for _ in 0..20 {
-        tokio::join!(
-            lock(&inbox, &["a", "b", "c"]),
-            lock(&other, &["c", "b", "a"])
-        );
-    }
+    let others = [PostgresInbox::node(&place), PostgresInbox::node(&place)];
+    let middle = lock(&inbox, &["m"]).await;
+    tokio::join!(
+        async { drop(lock(&others[0], &["a", "m", "z"]).await) },
+        async { drop(lock(&others[1], &["z", "m", "a"]).await) },
+        async {
+            until_waiting(&inbox, 2).await;
+            inbox.commit(middle).await.unwrap();
+        },
+    );
 }
 
 #[tokio::test]
