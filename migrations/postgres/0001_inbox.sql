@@ -82,12 +82,14 @@ CREATE TABLE node (
     seen_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Written in the transactions of batches, and apart from `node` for that reason: a commit that waits
--- for a standby must not hold up the beat.
+-- Written in the transactions of batches, so each session has a row of its own: batches of one node must
+-- not wait for each other, nor the beat for a commit that waits for a standby.
 CREATE TABLE node_counter (
-    incarnation uuid        NOT NULL PRIMARY KEY,
+    incarnation uuid        NOT NULL,
+    session     integer     NOT NULL DEFAULT pg_backend_pid(),
     duplicates  bigint      NOT NULL DEFAULT 0,
-    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (incarnation, session)
 );
 
 -- What the probe of an outage writes, and deletes in the same transaction.

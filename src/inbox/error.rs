@@ -71,12 +71,20 @@ impl DbError {
         match self.source.as_database_error() {
             Some(error) => {
                 let code = self.code().unwrap_or_default();
-                let message = error.message();
-                // PostgreSQL quotes the value in messages of class 22 ("invalid input syntax … \"abc\"").
-                let message = message.split('"').next().unwrap_or_default().trim();
+                let mut message = error.message();
+                if code.starts_with("22") {
+                    // PostgreSQL quotes the value ("invalid input syntax … \"abc\"").
+                    message = message.split('"').next().unwrap_or_default().trim();
+                }
                 format!("{}: {code} {message}", self.step)
             }
-            None => format!("{}: {}", self.step, self.source),
+            None => match &self.source {
+                sqlx::Error::PoolTimedOut => format!(
+                    "{}: no connection was to be had: none is accepted, or all of this node are in use",
+                    self.step
+                ),
+                other => format!("{}: {other}", self.step),
+            },
         }
     }
 }

@@ -61,7 +61,7 @@ statements! {
     count_duplicates: r"/* inbox.count_duplicates */
         INSERT INTO {s}.node_counter AS n (incarnation, duplicates)
         VALUES ($1, $2)
-        ON CONFLICT (incarnation) DO UPDATE
+        ON CONFLICT (incarnation, session) DO UPDATE
         SET duplicates = n.duplicates + EXCLUDED.duplicates, changed_at = clock_timestamp()",
 }
 

@@ -114,9 +114,10 @@ statements! {
         SELECT n.incarnation, n.name, n.version,
             extract(epoch FROM clock_timestamp() - n.started_at)::float8 AS started,
             greatest(0, extract(epoch FROM clock_timestamp() - n.seen_at))::float8 AS seen,
-            COALESCE(c.duplicates, 0) AS duplicates
+            COALESCE((
+                SELECT sum(c.duplicates) FROM {s}.node_counter c WHERE c.incarnation = n.incarnation
+            ), 0)::bigint AS duplicates
         FROM {s}.node n
-        LEFT JOIN {s}.node_counter c ON c.incarnation = n.incarnation
         ORDER BY n.started_at",
     list: listed!("NULL::bytea AS payload, NULL::bytea AS envelope"),
     show: listed!("i.payload, i.envelope"),

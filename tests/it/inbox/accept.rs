@@ -18,6 +18,7 @@ on_every_database! {
     what_is_stored_is_what_was_delivered,
     rows_are_born_in_their_final_state,
     a_transaction_that_is_not_committed_leaves_nothing,
+    a_batch_whose_commits_answer_was_lost_is_known_when_it_comes_again,
     nul_in_a_text_for_people_does_not_lose_the_message,
     nul_in_what_is_matched_is_about_that_message_and_a_dead_row_takes_it,
     ten_megabytes_of_payload_and_of_headers_are_kept,
@@ -180,6 +181,24 @@ async fn a_transaction_that_is_not_committed_leaves_nothing<I: Kept>(fresh: Fres
         insert(inbox, std::slice::from_ref(&again)).await,
         [again.id]
     );
+}
+
+async fn a_batch_whose_commits_answer_was_lost_is_known_when_it_comes_again<I: Kept>(
+    fresh: Fresh<I>,
+) {
+    let inbox = &fresh.inbox;
+    // The very same rows: their ids are taken, too.
+    let batch: Vec<NewRow> = (0..10).map(|n| row(&n.to_string())).collect();
+    assert_eq!(insert(inbox, &batch).await.len(), 10);
+    assert!(insert(inbox, &batch).await.is_empty());
+    let mut tx = inbox.begin().await.unwrap();
+    let keys: Vec<_> = batch.iter().map(|row| row.key.clone()).collect();
+    let existing = inbox.existing(&mut tx, &keys).await.unwrap();
+    inbox.commit(tx).await.unwrap();
+    for row in &batch {
+        let own = existing.iter().find(|existing| existing.key == row.key);
+        assert_eq!(own.unwrap().id, row.id);
+    }
 }
 
 async fn nul_in_a_text_for_people_does_not_lose_the_message<I: Kept>(fresh: Fresh<I>) {

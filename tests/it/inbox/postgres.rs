@@ -58,9 +58,9 @@ async fn the_tables_stand_in_the_schema_that_the_configuration_names() {
 #[tokio::test]
 async fn a_pool_is_made_without_a_server_and_says_outage() {
     let inbox = PostgresInbox::connect(&config("postgres://nobody@127.0.0.1:1/none"), "x").unwrap();
-    for error in [inbox.begin().await.err(), inbox.probe().await.err()] {
-        assert_eq!(error.unwrap().class, Class::Outage);
-    }
+    let error = inbox.begin().await.unwrap_err();
+    assert_eq!(error.class, Class::Outage);
+    assert!(error.to_string().contains("none is accepted"), "{error}");
 }
 
 #[tokio::test]
@@ -84,6 +84,24 @@ async fn two_nodes_share_the_due_rows() {
     inbox.commit(first).await.unwrap();
     other.commit(second).await.unwrap();
     assert_eq!(due_now(&inbox).await.len(), 10);
+}
+
+#[tokio::test]
+async fn batches_of_one_node_do_not_wait_for_each_others_counters() {
+    let Fresh {
+        inbox,
+        place: _place,
+    } = fresh::<PostgresInbox>().await;
+    let node = uuid::Uuid::now_v7();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut tx = inbox.begin().await.unwrap();
+        inbox.count_duplicates(&mut tx, node, 1).await.unwrap();
+        open.push(tx);
+    }
+    for tx in open {
+        inbox.commit(tx).await.unwrap();
+    }
 }
 
 /// A frozen node: its transaction stands still, holding a row.
