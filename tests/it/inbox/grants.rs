@@ -10,9 +10,7 @@ use sluice::inbox::{
 use sluice::units::Span;
 use uuid::Uuid;
 
-use super::rows::{
-    behind, change, change_of, done, due_now, insert, order, ordered, row, row_in, waiting,
-};
+use super::rows::{behind, change, change_of, done, due_now, order, ordered, row, row_in, waiting};
 use super::{Kept, config};
 use crate::rig::{Rig, Schema, unique};
 

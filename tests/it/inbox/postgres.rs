@@ -109,7 +109,7 @@ async fn batches_of_one_node_do_not_wait_for_each_others_counters() {
 async fn the_server_ends_the_session_of_a_node_that_is_frozen_in_a_transaction() {
     let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
     let frozen = node(&place, |config| {
-        config.idle_in_transaction_timeout = Span::ms(300)
+        config.idle_in_transaction_timeout = Span::ms(300);
     });
     let row = row("a");
     insert(&inbox, std::slice::from_ref(&row)).await;
