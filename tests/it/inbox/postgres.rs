@@ -1,11 +1,15 @@
 //! What only PostgreSQL does: sessions and their limits, rows shared by locks.
 
+use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use sluice::inbox::postgres::PostgresInbox;
 use sluice::inbox::{Class, Inbox, InboxConfig, State, StateName};
 use sluice::units::Span;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::rows::{done, due, due_now, insert, insert_many, row, row_in, waiting};
 use super::{Fresh, Kept, config, fresh};
@@ -274,4 +278,68 @@ async fn done_rows_of_a_large_table_are_estimated() {
         .find(|count| count.state == StateName::Done)
         .unwrap();
     assert!((9_000..=11_000).contains(&done.rows), "{done:?}");
+}
+
+/// Between a node and the server; once it is frozen, what goes through it goes nowhere, and nobody is told.
+struct Proxy {
+    port: u16,
+    frozen: tokio::sync::watch::Sender<bool>,
+}
+
+impl Proxy {
+    async fn to(server: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (frozen, watch) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut watch = watch.clone();
+                tokio::spawn(async move {
+                    if *watch.borrow_and_update() {
+                        return std::future::pending().await;
+                    }
+                    let mut server = TcpStream::connect(server).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = watch.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Proxy { port, frozen }
+    }
+
+    /// What is connected stays frozen for ever; with `false` new connections go through again.
+    fn freeze(&self, frozen: bool) {
+        self.frozen.send(frozen).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_vanishes_is_an_outage_and_costs_the_pool_no_place() {
+    let Fresh { inbox: _, place } = fresh::<PostgresInbox>().await;
+    let server = PgConnectOptions::from_str(&place.url()).unwrap();
+    let (host, port) = (server.get_host().to_owned(), server.get_port());
+    let proxy = Proxy::to(format!("{host}:{port}").parse().unwrap()).await;
+    let inbox = node(&place, |config| {
+        config.url = place
+            .url()
+            .replace(&format!(":{port}"), &format!(":{}", proxy.port))
+            .into();
+        config.connections = 1;
+        config.statement_timeout = Span::ms(100);
+    });
+    let mut tx = inbox.begin().await.unwrap();
+    proxy.freeze(true);
+    let error = inbox.insert(&mut tx, &[row("a")]).await.unwrap_err();
+    assert_eq!(error.class, Class::Outage);
+    assert!(error.to_string().contains("did not answer"), "{error}");
+    drop(tx);
+    proxy.freeze(false);
+    eventually(
+        "a probe on a new connection",
+        Duration::from_secs(60),
+        async || inbox.probe().await.ok(),
+    )
+    .await;
 }
