@@ -16,14 +16,13 @@ mod stream;
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 
 pub use config::{GroupProtocol, KafkaConfig, Start};
 pub use security::{KafkaSasl, KafkaTls, SaslMechanism};
 
-use crate::metrics;
 use crate::source::{Finding, Source, SourceError, Stream};
 use crate::units::Span;
 use context::Context;
@@ -42,13 +41,11 @@ pub struct Kafka {
     /// How long the inbox knows a dedup key, to compare with how long a topic keeps a record.
     key_retention: Option<Span>,
     incarnations: Arc<AtomicU64>,
-    opened_before: AtomicBool,
 }
 
 impl Kafka {
     /// `client_name` names this process; the client is called by it and the source's name.
     pub fn new(name: Arc<str>, config: KafkaConfig, ordered: bool, client_name: &str) -> Self {
-        metrics::source_connected(&name, false);
         Self {
             client_name: format!("{client_name} {name}"),
             name,
@@ -56,7 +53,6 @@ impl Kafka {
             ordered,
             key_retention: None,
             incarnations: Arc::new(AtomicU64::new(0)),
-            opened_before: AtomicBool::new(false),
         }
     }
 
@@ -114,10 +110,6 @@ impl Source for Kafka {
         let ended = || SourceError::new("the polling thread has ended");
         let opened = opening.await.map_err(|_| ended())?;
         opened.map_err(|error| self.at(error))?;
-        if self.opened_before.swap(true, Ordering::Relaxed) {
-            metrics::source_reconnected(&self.name);
-        }
-        metrics::source_connected(&self.name, true);
         Ok(Box::new(KafkaStream {
             source: Arc::clone(&self.name),
             shared,

@@ -22,7 +22,6 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Queue};
 
 pub use config::{Argument, Declare, QueueType, RabbitmqConfig, RabbitmqTls};
 
-use crate::metrics;
 use crate::source::{Finding, Source, SourceError, Stream};
 use stream::{Opened, RabbitmqStream};
 
@@ -42,7 +41,6 @@ pub struct Rabbitmq {
 impl Rabbitmq {
     /// `client_name` names this process; the connection is called by it and the source's name.
     pub fn new(name: Arc<str>, config: RabbitmqConfig, ordered: bool, client_name: &str) -> Self {
-        metrics::source_connected(&name, false);
         Self {
             client_name: format!("{client_name} {name}"),
             name,
@@ -179,9 +177,6 @@ impl Source for Rabbitmq {
             }
         };
         let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
-        if incarnation > 0 {
-            metrics::source_reconnected(&self.name);
-        }
         Ok(Box::new(RabbitmqStream::new(Opened {
             source: Arc::clone(&self.name),
             queue: self.config.queue.clone(),
@@ -227,7 +222,14 @@ fn short(text: &str) -> Result<ShortString, lapin::Error> {
 /// An error of the client at an address, and whether waiting alone can mend it.
 fn address_error(what: &str, address: &str, cause: lapin::Error) -> SourceError {
     let needs_operator = needs_operator(&cause);
-    let error = SourceError::new(format!("{what} at {address}")).because(cause);
+    let mut what = format!("{what} at {address}");
+    if let ErrorKind::ParsingError(_) = cause.kind() {
+        // The client gives up the connection, and the broker would send the same delivery again.
+        what.push_str(
+            ": a delivery's property or header name is not UTF-8; take it out of the queue",
+        );
+    }
+    let error = SourceError::new(what).because(cause);
     if needs_operator {
         error.needs_operator()
     } else {
@@ -236,16 +238,19 @@ fn address_error(what: &str, address: &str, cause: lapin::Error) -> SourceError 
 }
 
 fn needs_operator(cause: &lapin::Error) -> bool {
-    let ErrorKind::ProtocolError(error) = cause.kind() else {
-        return matches!(cause.kind(), ErrorKind::AuthProviderError(_));
+    let error = match cause.kind() {
+        ErrorKind::ProtocolError(error) => error,
+        ErrorKind::AuthProviderError(_) | ErrorKind::ParsingError(_) => return true,
+        _ => return false,
     };
+    let says = |words| error.get_message().as_str().contains(words);
     match error.kind() {
         // A durable queue whose node is down answers 404, too, and comes back with its node.
-        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => !error
-            .get_message()
-            .as_str()
-            .contains("down or inaccessible"),
-        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED | AMQPSoftError::PRECONDITIONFAILED)
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => !says("down or inaccessible"),
+        // The queue has another shape than `declare` says. The same code ends a channel that held a
+        // delivery for longer than the broker's `consumer_timeout`.
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => !says("timed out"),
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
         | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH) => true,
         AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => false,
     }

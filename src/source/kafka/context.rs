@@ -142,7 +142,7 @@ impl Context {
             .collect()
     }
 
-    /// The client reaches a broker again, or no longer.
+    /// The client reaches a broker again, or no longer. The stream goes on, so nobody else tells.
     pub(super) fn reachable(&self, reachable: bool) {
         let mut state = self.shared.state();
         match (reachable, state.down_since) {

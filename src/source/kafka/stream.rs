@@ -97,6 +97,5 @@ impl Stream for KafkaStream {
 impl Drop for KafkaStream {
     fn drop(&mut self) {
         self.stop();
-        metrics::source_connected(&self.source, false);
     }
 }

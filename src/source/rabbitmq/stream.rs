@@ -57,7 +57,6 @@ impl RabbitmqStream {
     pub(super) fn new(opened: Opened) -> Self {
         let mut tracker = Tracker::default();
         tracker.begin(LANE, opened.incarnation);
-        metrics::source_connected(&opened.source, true);
         Self {
             events: Box::pin(opened.connection.events_listener()),
             buffer: VecDeque::new(),
@@ -224,11 +223,5 @@ impl Stream for RabbitmqStream {
                 "the broker did not confirm the close"
             ),
         }
-    }
-}
-
-impl Drop for RabbitmqStream {
-    fn drop(&mut self) {
-        metrics::source_connected(&self.opened.source, false);
     }
 }

@@ -6,10 +6,12 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use sluice::message::Text;
 use sluice::source::rabbitmq::{Rabbitmq, RabbitmqConfig};
 use sluice::source::{Level, Source, Stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::brokers::{cut, rabbitmq_node};
 use super::{ALL, LIMIT, next, numbers, payloads, receipts, settle, take};
-use crate::rig::{Queue, QueueKind, Rig, headers, unique};
+use crate::rig::{Queue, QueueKind, Rig, eventually, headers, unique};
 
 async fn open(node: &Rabbitmq) -> Box<dyn Stream> {
     node.open().await.expect("the source opens")
@@ -309,4 +311,115 @@ async fn channel() -> (Connection, Channel) {
     let connection = connection.expect("the broker takes connections");
     let channel = connection.create_channel().await.expect("and channels");
     (connection, channel)
+}
+
+/// The client refuses such bytes, so this one speaks the protocol itself.
+#[tokio::test]
+async fn a_property_that_is_not_utf8_needs_an_operator_instead_of_a_hot_loop() {
+    let queue = Rig::get().queue(QueueKind::Classic).await;
+    publish_raw_correlation_id(&queue, &[0xff, 0xfe]).await;
+    let node = rabbitmq_node(&queue, "", false);
+    let mut stream = open(&node).await;
+    let ended = tokio::time::timeout(LIMIT, stream.next(ALL)).await;
+    let ended = ended.expect("the stream ends").expect_err("with an error");
+    assert!(ended.needs_operator, "{ended:?}");
+    assert!(ended.to_string().contains("UTF-8"), "{ended}");
+    eventually("the broker having it back", LIMIT, async || {
+        (queue.ready().await == 1).then_some(())
+    })
+    .await;
+}
+
+async fn publish_raw_correlation_id(queue: &Queue, correlation_id: &[u8]) {
+    let address = queue
+        .uri()
+        .rsplit('@')
+        .next()
+        .and_then(|rest| rest.split('/').next());
+    let stream = TcpStream::connect(address.expect("the URI has a host")).await;
+    let mut stream = stream.expect("the broker listens");
+    stream
+        .write_all(b"AMQP\x00\x00\x09\x01")
+        .await
+        .expect("the broker reads");
+    let short = |text: &[u8]| [&[u8::try_from(text.len()).expect("short")], text].concat();
+    let long = |text: &[u8]| {
+        [
+            &u32::try_from(text.len()).expect("short").to_be_bytes(),
+            text,
+        ]
+        .concat()
+    };
+    let method = |class: u16, method: u16, parts: &[Vec<u8>]| {
+        [
+            &class.to_be_bytes()[..],
+            &method.to_be_bytes(),
+            &parts.concat(),
+        ]
+        .concat()
+    };
+    answer(&mut stream).await;
+    let start_ok = [
+        long(b""),
+        short(b"PLAIN"),
+        long(b"\0guest\0guest"),
+        short(b"en_US"),
+    ];
+    frame(&mut stream, 1, 0, &method(10, 11, &start_ok)).await;
+    answer(&mut stream).await;
+    let tune_ok = vec![7, 255, 0, 2, 0, 0, 0, 0];
+    frame(&mut stream, 1, 0, &method(10, 31, &[tune_ok])).await;
+    frame(
+        &mut stream,
+        1,
+        0,
+        &method(10, 40, &[short(b"/"), short(b""), vec![0]]),
+    )
+    .await;
+    answer(&mut stream).await;
+    frame(&mut stream, 1, 1, &method(20, 10, &[short(b"")])).await;
+    answer(&mut stream).await;
+    let to = [
+        vec![0, 0],
+        short(b""),
+        short(queue.name().as_bytes()),
+        vec![0],
+    ];
+    frame(&mut stream, 1, 1, &method(60, 40, &to)).await;
+    // Class, weight, size of the body, the flag of correlation_id, its value.
+    let header = [
+        &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0x04, 0x00][..],
+        &short(correlation_id),
+    ];
+    frame(&mut stream, 2, 1, &header.concat()).await;
+    frame(&mut stream, 3, 1, b"{}").await;
+    // The channel's close is answered once everything before it is done.
+    frame(
+        &mut stream,
+        1,
+        1,
+        &method(20, 40, &[vec![0, 200], short(b""), vec![0; 4]]),
+    )
+    .await;
+    answer(&mut stream).await;
+}
+
+async fn frame(stream: &mut TcpStream, kind: u8, channel: u8, payload: &[u8]) {
+    let size = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    let whole = [&[kind, 0, channel][..], &size, payload, &[0xce]].concat();
+    stream.write_all(&whole).await.expect("the broker reads");
+}
+
+async fn answer(stream: &mut TcpStream) {
+    let mut head = [0; 7];
+    stream
+        .read_exact(&mut head)
+        .await
+        .expect("the broker answers");
+    let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
+    let mut rest = vec![0; usize::try_from(size).expect("short") + 1];
+    stream
+        .read_exact(&mut rest)
+        .await
+        .expect("the broker answers");
 }
