@@ -143,7 +143,8 @@ pub enum State {
     Waiting {
         reason: WaitReason,
         detail: String,
-        /// When the sweeper looks again, from now, whatever wakes it before. Of no meaning for a row that
+        /// When the sweeper looks again, from now, whatever wakes it before; no later than the ttl is used
+        /// up. Of no meaning for a row that
         /// is behind another of its order key: it is due when that one is finished.
         due_in: Span,
         /// The ttl, from now: set when it begins to run, `Keep` while it runs.

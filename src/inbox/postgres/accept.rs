@@ -32,7 +32,7 @@ statements! {
             CASE WHEN r.order_key IS NOT NULL
                 THEN (SELECT nextval('{s}.inbox_position')) + r.place END,
             r.epoch, r.attempts, r.state, r.reason, r.detail, r.process_instance_id,
-            clock_timestamp() + r.due_in_ms * interval '1 millisecond',
+            clock_timestamp() + LEAST(r.due_in_ms, r.expires_in_ms) * interval '1 millisecond',
             clock_timestamp() + r.expires_in_ms * interval '1 millisecond',
             CASE WHEN r.state = 'handed' THEN clock_timestamp() END,
             CASE WHEN r.state = 'done' THEN clock_timestamp() END,

@@ -92,7 +92,11 @@ statements! {
             announced = CASE WHEN c.retarget THEN c.announced ELSE i.announced END,
             process_instance_id = COALESCE(c.process_instance_id, i.process_instance_id),
             changed_at = clock_timestamp(),
-            due_at = clock_timestamp() + c.due_in_ms * interval '1 millisecond',
+            due_at = LEAST(
+                clock_timestamp() + c.due_in_ms * interval '1 millisecond',
+                CASE WHEN c.expires_in_ms IS NOT NULL THEN COALESCE(
+                    i.expires_at, clock_timestamp() + c.expires_in_ms * interval '1 millisecond')
+                END),
             expires_at = CASE
                 WHEN c.state = 'handed' THEN i.expires_at
                 WHEN c.expires_in_ms IS NOT NULL THEN COALESCE(

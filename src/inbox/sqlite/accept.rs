@@ -67,7 +67,7 @@ fn insert_of(rows: usize) -> String {
         let now = now!();
         write!(
             sql,
-            "{now}, {now}, {now} + ?{due}, {now} + ?{expires}, \
+            "{now}, {now}, {now} + min(?{due}, ifnull(?{expires}, ?{due})), {now} + ?{expires}, \
              iif(?{state} = 'handed', {now}, NULL), iif(?{state} = 'done', {now}, NULL))"
         )
         .expect("a string takes everything");

@@ -71,9 +71,13 @@ const CHANGE: &str = concat!(
         changed_at = ",
     now!(),
     ",
-        due_at = ",
+        due_at = min(",
     now!(),
-    " + ?15,
+    " + ?15, iif(?16 IS NOT NULL, ifnull(expires_at, ",
+    now!(),
+    " + ?16), ",
+    now!(),
+    " + ?15)),
         expires_at = CASE
             WHEN ?4 = 'handed' THEN expires_at
             WHEN ?16 IS NOT NULL THEN ifnull(expires_at, ",

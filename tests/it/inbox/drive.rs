@@ -18,6 +18,7 @@ on_every_database! {
     a_change_compares_state_and_epoch,
     a_change_writes_state_target_and_attempts,
     only_the_databases_clock_says_that_a_row_has_expired,
+    a_row_is_due_when_its_ttl_is_used_up,
     a_row_that_was_handed_can_wait_again_and_its_ttl_runs_on,
     a_change_made_earlier_in_the_transaction_is_seen_by_the_next,
 }
@@ -216,6 +217,36 @@ async fn only_the_databases_clock_says_that_a_row_has_expired<I: Kept>(fresh: Fr
     inbox.age("inbox", "expires_at").await;
     assert!(expired(running.id).await);
     assert!(!expired(never.id).await);
+}
+
+async fn a_row_is_due_when_its_ttl_is_used_up<I: Kept>(fresh: Fresh<I>) {
+    let inbox = &fresh.inbox;
+    let within = |ttl| {
+        waits_for(
+            WaitReason::NoSubscription,
+            Span::secs(3600),
+            Expires::Within(ttl),
+        )
+    };
+    let at_birth = row_in("at birth", within(Span::ms(0)));
+    let later = row_in("later", State::Handed);
+    let patient = row_in("patient", within(Span::days(1)));
+    insert(inbox, &[at_birth.clone(), later.clone(), patient]).await;
+    assert_eq!(due_now(inbox).await, [at_birth.id]);
+    change(
+        inbox,
+        &[change_of(later.id, StateName::Handed, within(Span::ms(0)))],
+    )
+    .await;
+    assert_eq!(due_now(inbox).await, [at_birth.id, later.id]);
+    // The ttl runs on from where it began, whatever the next look says.
+    let again = Change {
+        epoch: 2,
+        new_epoch: 3,
+        ..change_of(later.id, StateName::Waiting, within(Span::days(1)))
+    };
+    assert_eq!(change(inbox, &[again]).await, [later.id]);
+    assert_eq!(due_now(inbox).await, [at_birth.id, later.id]);
 }
 
 async fn a_row_that_was_handed_can_wait_again_and_its_ttl_runs_on<I: Kept>(fresh: Fresh<I>) {
