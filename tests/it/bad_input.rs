@@ -85,6 +85,8 @@ async fn bad_input_ends_as_it_is_promised_and_its_neighbours_commit() {
         .with(&route("queue"))
         .with(&route("topic"));
     let daemon = Daemon::start(&config, &[]).await;
+    let sent = from_queue.len() + from_topic.len();
+    daemon.until_count("sluice_messages_total", &[], sent).await;
     queue.wait_until_empty(LIMIT).await;
     topic.wait_until_committed(topic.name(), LIMIT).await;
 

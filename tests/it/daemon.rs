@@ -91,6 +91,25 @@ impl Daemon {
         self.folder.path().join("sluice.toml")
     }
 
+    /// Calls the program once more with the same configuration, as an operator would; returns what it
+    /// printed.
+    ///
+    /// # Panics
+    /// When it does not end with 0.
+    pub async fn command(&self, arguments: &[&str]) -> String {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_sluice"))
+            .args(arguments)
+            .arg("-c")
+            .arg(self.config_file())
+            .env("NO_COLOR", "1")
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?} ended badly: {said}");
+        String::from_utf8(output.stdout).expect("what it prints is text")
+    }
+
     // === what anybody sees ===
 
     /// Waits until it does its work.
@@ -149,16 +168,29 @@ impl Daemon {
         self.metrics().await.sum(name, labels)
     }
 
-    /// Waits until a metric is at least this.
+    /// Waits until that sum is at least this.
     pub async fn until_metric(&self, name: &str, labels: &[(&str, &str)], at_least: f64) {
-        eventually(
-            &format!("{name} {labels:?} reaching {at_least}"),
-            LIMIT,
-            async || {
-                let (_, body) = self.get("/metrics").await?;
-                (Metrics::parse(&body).sum(name, labels) >= at_least).then_some(())
-            },
-        )
+        let what = format!("{name} {labels:?} reaching {at_least}");
+        eventually(&what, LIMIT, async || {
+            let (_, body) = self.get("/metrics").await?;
+            (Metrics::parse(&body).sum(name, labels) >= at_least).then_some(())
+        })
+        .await;
+    }
+
+    /// What the samples of this name that have these labels count together.
+    pub async fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
+        self.metrics().await.count(name, labels)
+    }
+
+    /// Waits until they count at least this.
+    pub async fn until_count(&self, name: &str, labels: &[(&str, &str)], at_least: usize) {
+        let what = format!("{name} {labels:?} reaching {at_least}");
+        eventually(&what, LIMIT, async || {
+            let (_, body) = self.get("/metrics").await?;
+            let count = Metrics::parse(&body).count(name, labels);
+            (count >= at_least).then_some(())
+        })
         .await;
     }
 

@@ -3,5 +3,9 @@
 //! What happened is read from the engine's own history, never from Sluice's tables.
 
 mod drain;
+mod duplicates;
+mod in_order;
+mod mended;
 mod nodes;
 mod order;
+mod patience;

@@ -66,26 +66,19 @@ async fn what_the_database_refuses_is_set_aside_alone() {
     sqlx::raw_sql(RULES).execute(&inbox.pool).await.unwrap();
 
     let id = |name: &str| format!("{name}-{}", models.suffix());
-    let mut good = Vec::new();
-    let mut batch = Vec::new();
-    for number in 0..40 {
-        let bad = match number {
-            7 => Some("poison-7"),
-            8 => Some("poison-8"),
-            31 => Some("curse-31"),
-            _ => None,
-        };
-        let id = id(bad.unwrap_or(&format!("good-{number}")));
-        batch.push(message(&id, "x"));
-        if bad.is_none() {
-            good.push(id);
-        }
+    let names: Vec<String> = (0..40).map(|number| format!("good-{number}")).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut good: Vec<String> = names.iter().copied().map(id).collect();
+    for (place, bad) in [(7, "poison-7"), (8, "poison-8"), (31, "curse-31")] {
+        names.insert(place, bad);
     }
-    mixed.publish_all(batch).await;
+    let batch = names.iter().map(|name| message(&id(name), "x"));
+    mixed.publish_all(batch.collect()).await;
     // Longer than an index entry may be, and random digits cannot be compressed.
-    let long: String = (0_u8..100)
+    let digits: Vec<String> = (0_u8..100)
         .map(|n| format!("{:?}", Hash::of(&[&[n]])))
         .collect();
+    let long = digits.concat();
     let in_order = [
         ("1", "k"),
         ("nul", "k\0"),
@@ -97,12 +90,8 @@ async fn what_the_database_refuses_is_set_aside_alone() {
         ordered.publish_all(vec![message(&id(name), order)]).await;
     }
     good.extend(["1", "2", "long", "3"].map(&id));
-    hopeless
-        .publish_all(vec![
-            message(&id("damned"), "x"),
-            message(&id("after"), "x"),
-        ])
-        .await;
+    let stuck = ["damned", "after"].map(|name| message(&id(name), "x"));
+    hopeless.publish_all(stuck.to_vec()).await;
 
     daemon.restart(&[]).await;
     let effects = Effects::at(&rig.engine_database_url()).await;
@@ -113,14 +102,7 @@ async fn what_the_database_refuses_is_set_aside_alone() {
     }
 
     for name in ["poison-7", "poison-8", "curse-31", "nul"] {
-        let id = id(name);
-        let rows = inbox.rows().await;
-        let row = rows.iter().find(|row| row.header("id") == Some(json!(id)));
-        let row = row.unwrap_or_else(|| panic!("{name} has no row"));
-        assert_eq!(row.is(), "dead unstorable", "{name}: {}", row.detail);
-        let payload: serde_json::Value =
-            serde_json::from_slice(row.payload.as_deref().unwrap()).unwrap();
-        assert_eq!(payload["id"], id, "{name}");
+        check(&inbox, &id(name)).await;
     }
     // What cannot be stored in any form stays with the broker; its source says so, the others go on.
     let said = daemon.until_not_ready().await.to_string();
@@ -128,9 +110,9 @@ async fn what_the_database_refuses_is_set_aside_alone() {
         said.contains("source hopeless") && said.contains("cannot be stored"),
         "{said}"
     );
-    let late = vec![message(&id("late"), "x")];
-    mixed.publish_all(late).await;
+    mixed.publish_all(vec![message(&id("late"), "x")]).await;
     good.push(id("late"));
+    effects.until(&process, "start", &good, 1, LIMIT).await;
     daemon.stop().await;
     eventually(
         "the deliveries being the broker's again",
@@ -139,4 +121,15 @@ async fn what_the_database_refuses_is_set_aside_alone() {
     )
     .await;
     effects.exactly(&process, "start", &good, 1, LIMIT).await;
+}
+
+/// The refused message has a row that holds what was sent.
+async fn check(inbox: &Inbox, id: &str) {
+    let rows = inbox.rows().await;
+    let row = rows.iter().find(|row| row.header("id") == Some(json!(id)));
+    let row = row.unwrap_or_else(|| panic!("{id} has no row"));
+    assert_eq!(row.is(), "dead unstorable", "{id}: {}", row.detail);
+    let payload = row.payload.as_deref().unwrap();
+    let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    assert_eq!(payload["id"], id);
 }

@@ -30,6 +30,24 @@ impl Metrics {
             .map(|sample| sample.value)
             .sum()
     }
+
+    /// The same of counters and gauges that count things.
+    ///
+    /// # Panics
+    /// When it is no count.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be a count; none in a test reaches 2^53"
+    )]
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
+        let sum = self.sum(name, labels);
+        assert!(
+            sum >= 0.0 && sum.fract() == 0.0,
+            "{name} {labels:?} is {sum}"
+        );
+        sum as usize
+    }
 }
 
 impl Sample {

@@ -76,7 +76,7 @@ async fn an_order_is_finished_by_three_brokers_whatever_comes_first() {
     // Both are early: nobody has heard of the order yet.
     let waiting = [("outcome", "waiting")];
     daemon
-        .until_metric("sluice_messages_total", &waiting, 2.0)
+        .until_count("sluice_messages_total", &waiting, 2)
         .await;
 
     let place = json!({"customer": "Zoë", "total": 12});
