@@ -31,7 +31,8 @@ pub struct KafkaConfig {
     /// Where a partition begins for which the group has committed nothing yet.
     #[serde(default)]
     pub start: Start,
-    /// After this long without a sign of life the broker gives a node's partitions to the others.
+    /// After this long without a sign of life the broker gives a node's partitions to the others; with
+    /// `group_protocol = "consumer"` the broker itself decides how long that is.
     #[serde(default = "default_session_timeout")]
     pub session_timeout: Span,
     /// After this long without a poll the client leaves the group by itself. Sluice polls all the time,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use sluice::message::{Delivery, Receipt, Text};
@@ -177,22 +178,68 @@ async fn rebalances_of_members_that_finish_their_work_repeat_nothing() {
 
 #[tokio::test]
 async fn start_latest_skips_what_is_there_and_nothing_that_comes_later() {
-    let topic = Rig::get().topic(1).await;
-    let group = unique();
-    produce(&topic, 0, 0..3).await;
-    let node = kafka_node(&topic, &group, "start = 'latest'");
-    let stream = open(&node).await;
-    // Committed at once: otherwise what comes while nobody reads would be skipped, too.
-    eventually("the beginning being committed", LIMIT, async || {
-        (topic.committed(&group).await == [Some(3)]).then_some(())
-    })
-    .await;
-    stream.close().await;
-    produce(&topic, 0, 3..5).await;
-    let mut stream = open(&node).await;
-    let taken = take(&mut stream, 2).await;
-    assert_eq!(payloads(&taken), numbers(3..5));
-    stream.close().await;
+    for protocol in ["classic", "consumer"] {
+        let topic = Rig::get().topic(1).await;
+        let group = unique();
+        produce(&topic, 0, 0..3).await;
+        let more = format!("start = 'latest'\ngroup_protocol = '{protocol}'");
+        let node = kafka_node(&topic, &group, &more);
+        let stream = open(&node).await;
+        // Committed at once: otherwise what comes while nobody reads would be skipped, too.
+        eventually("the beginning being committed", LIMIT, async || {
+            (topic.committed(&group).await == [Some(3)]).then_some(())
+        })
+        .await;
+        stream.close().await;
+        produce(&topic, 0, 3..5).await;
+        let mut stream = open(&node).await;
+        let taken = take(&mut stream, 2).await;
+        assert_eq!(payloads(&taken), numbers(3..5));
+        stream.close().await;
+    }
+}
+
+/// What `sluice demo` runs on, instead of a broker.
+#[tokio::test]
+async fn the_clients_own_mock_cluster_is_a_broker_like_any_other() {
+    for protocol in ["classic", "consumer"] {
+        let cluster = MockCluster::new(1).expect("the client has a mock cluster");
+        let topic = unique();
+        cluster
+            .create_topic(&topic, 2, 1)
+            .expect("the cluster makes topics");
+        let servers = cluster.bootstrap_servers();
+        let producer: FutureProducer = ClientConfig::new()
+            .set("bootstrap.servers", &servers)
+            .create()
+            .expect("the producer's settings are valid");
+        for n in 0..10 {
+            let payload = n.to_string();
+            let record: FutureRecord<'_, str, str> = FutureRecord::to(&topic).payload(&payload);
+            let stored = producer.send(record, LIMIT).await;
+            stored
+                .map_err(|(error, _)| error)
+                .expect("the cluster stores it");
+        }
+        let table = format!(
+            "bootstrap_servers = '{servers}'\ntopics = ['{topic}']\ngroup_id = 'g'\n\
+             session_timeout = '6s'\ngroup_protocol = '{protocol}'"
+        );
+        let config: KafkaConfig = toml::from_str(&table).expect("the table is well formed");
+        let node = Kafka::new(unique().into(), config, false, "test");
+        let mut stream = open(&node).await;
+        let mut taken = take(&mut stream, 10).await;
+        let mut came = payloads(&taken);
+        let unfinished = taken.split_off(9).remove(0);
+        settle(&mut stream, taken).await;
+        stream.close().await;
+        let mut stream = open(&node).await;
+        let again = take(&mut stream, 1).await;
+        assert_eq!(again[0].payload, unfinished.payload);
+        came.sort();
+        assert_eq!(came, numbers(0..10));
+        stream.close().await;
+    }
 }
 
 #[tokio::test]
