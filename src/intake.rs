@@ -51,6 +51,9 @@ pub struct IntakeConfig {
     pub max_batches: usize,
     /// A second batch opens beside one that takes longer than this.
     pub slow_batch: Span,
+    /// A transaction that takes longer than this is given up and tried again: its server may have vanished
+    /// without a word.
+    pub transaction_timeout: Span,
 }
 
 impl Default for IntakeConfig {
@@ -60,6 +63,7 @@ impl Default for IntakeConfig {
             max_batch_bytes: Size::mib(16),
             max_batches: 2,
             slow_batch: Span::ms(50),
+            transaction_timeout: Span::secs(60),
         }
     }
 }
@@ -156,6 +160,18 @@ impl<I: Inbox> Intake<I> {
         self.store(items, arrived).await?;
         crash_point!("before_ack");
         Ok(receipts)
+    }
+
+    /// Gives up what takes longer than a transaction may; dropped, it is rolled back.
+    async fn limited<T>(
+        &self,
+        transaction: impl Future<Output = Result<T, DbError>>,
+    ) -> Result<T, DbError> {
+        let limit = self.config.transaction_timeout.0;
+        match tokio::time::timeout(limit, transaction).await {
+            Ok(ended) => ended,
+            Err(_) => Err(DbError::timed_out("transaction")),
+        }
     }
 
     /// Steps 2 to 6 for items that were never stored: one transaction.

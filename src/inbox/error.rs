@@ -49,6 +49,12 @@ impl DbError {
         }
     }
 
+    /// Nothing came back in time.
+    pub fn timed_out(step: &'static str) -> Self {
+        let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");
+        Self::of(step)(sqlx::Error::Io(cause))
+    }
+
     /// The server's code, such as SQLSTATE.
     pub fn code(&self) -> Option<String> {
         self.source
@@ -60,7 +66,11 @@ impl DbError {
     /// time limit, an error that nobody knows. A broken connection, a full disk, a missing privilege cannot.
     pub fn may_be_the_batch(&self) -> bool {
         let Some(code) = self.code() else {
-            return false;
+            let cause = match &self.source {
+                sqlx::Error::Io(cause) => Some(cause.kind()),
+                _ => None,
+            };
+            return cause == Some(std::io::ErrorKind::TimedOut);
         };
         let about_the_server = ["08", "25", "28", "3D", "42501", "53", "57P", "58"];
         !about_the_server.iter().any(|class| code.starts_with(class))

@@ -383,12 +383,17 @@ impl Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
     Stored(State),
+    /// Stored by an earlier try of this very batch, whose commit's answer was lost.
+    StoredBefore(StateName),
     Duplicate(DuplicateCause),
     Conflict,
 }
 
 /// Tells a duplicate from a conflict.
 pub(super) fn fate_of_repeat(item: &Item, existing: &Existing) -> Fate {
+    if item.row == existing.id {
+        return Fate::StoredBefore(existing.state);
+    }
     if item.payload_hash != existing.payload_hash {
         return Fate::Conflict;
     }

@@ -49,7 +49,10 @@ impl<I: Inbox> Intake<I> {
     /// The database's, when it is not about a row.
     pub async fn redrive(&self, take: Take<'_>, sweep: Sweep) -> Result<Driven, DbError> {
         let mut ids = Vec::new();
-        let error = match self.drive(take, sweep, None, &mut ids).await {
+        let error = match self
+            .limited(Box::pin(self.drive(take, sweep, None, &mut ids)))
+            .await
+        {
             Err(error) if matches!(error.class, Class::Data | Class::Message) => error,
             other => return other,
         };
@@ -58,9 +61,14 @@ impl<I: Inbox> Intake<I> {
         tracing::warn!(%error, rows = ids.len(), "rows are driven one by one");
         for id in ids {
             let one = Take::Rows(&[id]);
-            let alone = match self.drive(one.clone(), sweep, None, &mut Vec::new()).await {
+            let mut none = Vec::new();
+            let alone = match self
+                .limited(Box::pin(self.drive(one.clone(), sweep, None, &mut none)))
+                .await
+            {
                 Err(error) if matches!(error.class, Class::Data | Class::Message) => {
-                    self.drive(one, sweep, Some(&error), &mut Vec::new()).await
+                    self.limited(Box::pin(self.drive(one, sweep, Some(&error), &mut none)))
+                        .await
                 }
                 other => other,
             }?;
@@ -207,7 +215,9 @@ impl<I: Inbox> Intake<I> {
             Redecoded::Anew(item) => {
                 let fates = self.write(tx, std::slice::from_ref(item)).await?;
                 let what = match fates.first() {
-                    Some(Fate::Stored(_)) => format!("accepted as row {}", item.row),
+                    Some(Fate::Stored(_) | Fate::StoredBefore(_)) => {
+                        format!("accepted as row {}", item.row)
+                    }
                     Some(Fate::Duplicate(_)) => "a duplicate of an accepted message".to_owned(),
                     Some(Fate::Conflict) | None => "stored as a conflict".to_owned(),
                 };

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::backoff::Delays;
-use crate::inbox::{Class, DbError, Inbox};
+use crate::inbox::{Class, DbError, Inbox, StateName};
 use crate::metrics::{self, MessageOutcome};
 
 use super::batch::{Fate, Item};
@@ -61,7 +61,7 @@ impl<I: Inbox> Intake<I> {
         let mut parts = VecDeque::from([Part::new(items)]);
         while let Some(part) = parts.pop_front() {
             let began = Instant::now();
-            match self.transact(&part.items).await {
+            match self.limited(Box::pin(self.transact(&part.items))).await {
                 Ok(fates) => record(&part.items, &fates, began, arrived),
                 Err(error) => {
                     metrics::db_error(error.class.as_str());
@@ -175,8 +175,9 @@ fn record(items: &[Item], fates: &[Fate], began: Instant, arrived: Instant) {
                 if let State::Waiting { reason, .. } = state {
                     metrics::waiting(route.unwrap_or(metrics::NO_ROUTE), reason.as_str());
                 }
-                outcome_of(state)
+                outcome_of(state.name())
             }
+            Fate::StoredBefore(state) => outcome_of(*state),
         };
         metrics::message(route, outcome);
     }
@@ -191,7 +192,7 @@ fn warn_of_dead(items: &[Item], fates: &[Fate]) {
         .filter_map(|(item, fate)| match fate {
             Fate::Conflict => Some((item, "conflict", "the key came before with another payload")),
             Fate::Stored(State::Dead { reason, detail }) => Some((item, reason.as_str(), detail)),
-            Fate::Stored(_) | Fate::Duplicate(_) => None,
+            Fate::Stored(_) | Fate::StoredBefore(_) | Fate::Duplicate(_) => None,
         });
     let Some((item, reason, detail)) = dead.next() else {
         return;
@@ -207,11 +208,12 @@ fn warn_of_dead(items: &[Item], fates: &[Fate]) {
     );
 }
 
-pub(super) fn outcome_of(state: &State) -> MessageOutcome {
+fn outcome_of(state: StateName) -> MessageOutcome {
     match state {
-        State::Waiting { .. } => MessageOutcome::Waiting,
-        State::Handed => MessageOutcome::Handed,
-        State::Done { .. } => MessageOutcome::Done,
-        State::Dead { .. } => MessageOutcome::Dead,
+        StateName::Waiting => MessageOutcome::Waiting,
+        StateName::Handed => MessageOutcome::Handed,
+        // A newer version's state: it was stored, and is somebody else's to name.
+        StateName::Done | StateName::Other => MessageOutcome::Done,
+        StateName::Dead => MessageOutcome::Dead,
     }
 }
