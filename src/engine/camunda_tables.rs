@@ -25,8 +25,9 @@ mod tables;
 mod variables;
 mod wake;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -34,13 +35,16 @@ use serde::Deserialize;
 use sqlx::{Postgres, Transaction};
 
 use super::{Ask, Confirmed, Engine, EngineState, Matched};
-use crate::inbox::{DbError, RowId};
-use crate::message::{Action, Message, Undecodable};
+use crate::inbox::{Class, DbError, RowId};
+use crate::message::{Action, Hash, Message, Undecodable};
 use crate::source::Finding;
 
 use definitions::Definitions;
 use schema::EngineSchema;
 use tables::Tables;
+
+/// How long what was read of the engine's schema is trusted: its clock may change to summer time.
+const SCHEMA_TRUSTED: Duration = Duration::from_secs(60);
 
 /// The inbox's transaction.
 pub type Tx = Transaction<'static, Postgres>;
@@ -91,9 +95,11 @@ fn default_retries() -> u16 {
 pub struct CamundaTables {
     name: String,
     config: CamundaTablesConfig,
+    inbox_schema: String,
     tables: Tables,
-    /// What is read from the database once, and again after an upgrade of the engine.
-    schema: std::sync::Mutex<Option<Arc<EngineSchema>>>,
+    /// What is read from the database now and then, and at once after an error that an upgrade of the
+    /// engine explains.
+    schema: Mutex<Option<(Arc<EngineSchema>, Instant)>>,
     definitions: Definitions,
     /// Our own runnable unfinished jobs: counted by refresh, raised by every hand-over in between.
     backlog: AtomicI64,
@@ -106,34 +112,55 @@ impl CamundaTables {
     pub fn new(name: &str, config: CamundaTablesConfig, inbox_schema: &str) -> Self {
         Self {
             name: name.to_owned(),
+            inbox_schema: inbox_schema.to_owned(),
             tables: Tables::new(&config.schema, &config.table_prefix, inbox_schema),
             config,
-            schema: std::sync::Mutex::new(None),
+            schema: Mutex::new(None),
             definitions: Definitions::default(),
             backlog: AtomicI64::new(0),
             queue: AtomicBool::new(false),
         }
     }
 
-    /// What the engine's schema is, read once.
+    /// What the engine's schema is, read once; an engine that must not be written to is an outage.
     async fn schema(&self, tx: &mut Tx) -> Result<Arc<EngineSchema>, DbError> {
-        let known = self.known_schema();
-        if let Some(schema) = known {
-            return Ok(schema);
-        }
-        let schema = Arc::new(EngineSchema::read(tx, &self.tables, &self.config).await?);
-        *self
-            .schema
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&schema));
+        let known = self.known_schema().as_ref().map(|(s, _)| Arc::clone(s));
+        let schema = match known {
+            Some(schema) => schema,
+            None => self.read_schema(tx).await?,
+        };
+        schema.usable()?;
         Ok(schema)
     }
 
-    fn known_schema(&self) -> Option<Arc<EngineSchema>> {
-        self.schema
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
+    async fn read_schema(&self, tx: &mut Tx) -> Result<Arc<EngineSchema>, DbError> {
+        let schema = Arc::new(EngineSchema::read(tx, &self.tables, &self.config).await?);
+        *self.known_schema() = Some((Arc::clone(&schema), Instant::now()));
+        Ok(schema)
+    }
+
+    fn known_schema(&self) -> MutexGuard<'_, Option<(Arc<EngineSchema>, Instant)>> {
+        self.schema.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A column that is missing, or that must have a value and gets none: the engine was upgraded. That is
+    /// no message's fault, and the next look reads the columns again.
+    fn upgraded<T>(&self, result: Result<T, DbError>) -> Result<T, DbError> {
+        result.map_err(|error| match error.code().as_deref() {
+            Some("42703" | "42P01" | "23502") => {
+                *self.known_schema() = None;
+                DbError {
+                    class: Class::Outage,
+                    ..error
+                }
+            }
+            _ => error,
+        })
+    }
+
+    /// The id of the instance that a message of this identity starts.
+    fn instance_id(&self, identity: &Hash) -> String {
+        start::instance_id(&self.inbox_schema, &self.name, identity)
     }
 
     /// How many more jobs the backlog may hold.
@@ -184,7 +211,8 @@ impl Engine<Tx> for CamundaTables {
         tx: &mut Tx,
         asks: &[Ask<'a>],
     ) -> Result<Box<dyn Matched<Tx> + 'a>, DbError> {
-        Ok(Box::new(look::look(self, tx, asks).await?))
+        let found = self.upgraded(look::look(self, tx, asks).await)?;
+        Ok(Box::new(found))
     }
 
     async fn wake(
@@ -208,10 +236,17 @@ impl Engine<Tx> for CamundaTables {
     async fn confirm(&self, tx: &mut Tx, limit: i64) -> Result<Vec<Confirmed>, DbError> {
         let schema = self.schema(tx).await?;
         let assume_done = self.config.unproven == Some(Unproven::AssumeDone);
-        confirm::confirm(tx, &self.tables, &self.name, &schema, assume_done, limit).await
+        let confirmed =
+            confirm::confirm(tx, &self.tables, &self.name, &schema, assume_done, limit).await;
+        self.upgraded(confirmed)
     }
 
     async fn refresh(&self, tx: &mut Tx) -> Result<EngineState, DbError> {
+        let is_old = |read: &(_, Instant)| read.1.elapsed() > SCHEMA_TRUSTED;
+        if self.known_schema().as_ref().is_none_or(is_old) {
+            self.read_schema(tx).await?;
+        }
+        self.schema(tx).await?;
         self.definitions.refresh(tx, &self.tables).await?;
         let state = wake::backlog(tx, &self.tables, &self.name).await?;
         let runnable = i64::try_from(state.backlog).unwrap_or(i64::MAX);

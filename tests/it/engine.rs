@@ -10,6 +10,9 @@
 
 mod broadcast;
 mod constructs;
+mod history;
 mod place;
+mod start;
+mod values;
 
 pub use place::{Node, Place};

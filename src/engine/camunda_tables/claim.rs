@@ -100,7 +100,7 @@ pub(super) async fn write(
         .filter(|(claim, _)| !missed.contains(&claim.row))
         .collect();
     insert_jobs(tx, tables, schema, retries, &won).await?;
-    insert_payloads(tx, tables, schema.history, &won).await?;
+    insert_payloads(tx, tables, schema, &won).await?;
     Ok(missed)
 }
 
@@ -327,7 +327,7 @@ async fn insert_jobs(
 async fn insert_payloads(
     tx: &mut Tx,
     tables: &Tables,
-    history: History,
+    schema: &EngineSchema,
     won: &[(&Claim<'_>, &JobIds)],
 ) -> Result<(), DbError> {
     let (mut scopes, mut configurations) = (Vec::new(), Vec::new());
@@ -348,7 +348,7 @@ async fn insert_payloads(
             variables.add(owner, variable);
         }
         let receipt = Variable {
-            name: claim.receipt_name(history),
+            name: claim.receipt_name(schema.history),
             value: Value::String(claim.receipt()),
         };
         variables.add(owner, &receipt);
@@ -358,16 +358,19 @@ async fn insert_payloads(
     }
     sqlx::query(tables.sql(
         "/* camunda_tables.configurations */
-         INSERT INTO {e}act_ge_bytearray (id_, rev_, bytes_)
-         SELECT c.id, 1, c.bytes FROM unnest($1::text[], $2::bytea[]) AS c(id, bytes)",
+         INSERT INTO {e}act_ge_bytearray (id_, rev_, bytes_, create_time_)
+         SELECT c.id, 1, c.bytes,
+                (clock_timestamp() AT TIME ZONE 'UTC')::timestamp(3) + make_interval(secs => $3)
+           FROM unnest($1::text[], $2::bytea[]) AS c(id, bytes)",
     ))
     .bind(&scopes)
     .bind(&configurations)
+    .bind(schema.clock_offset)
     .execute(&mut **tx)
     .await
     .map_err(DbError::of("engine job configurations"))?;
     variables
-        .insert_bytes(tx, tables, &variables.bytes_id, 2, None)
+        .insert_bytes(tx, tables, schema, &variables.bytes_id, None)
         .await?;
     let scope_of: Vec<&str> = variables
         .owner

@@ -26,7 +26,8 @@ struct Evidence {
     /// Variant B: 2 success, 3 deleted, by the job's log.
     job_state: Option<i32>,
     instance_runs: bool,
-    /// And not due for removal: the engine cleans its tables one by one, details before instances.
+    /// And not due for removal, however wrong we may be about the engine's clock: it cleans its tables one
+    /// by one, details before instances.
     instance_in_history: bool,
 }
 
@@ -77,7 +78,7 @@ pub(super) async fn confirm(
     ))
     .bind(engine)
     .bind(limit)
-    .bind(schema.clock_offset)
+    .bind(schema.clock_offset + schema.clock_doubt)
     .fetch_all(&mut **tx)
     .await
     .map_err(DbError::of("engine receipts"))?;

@@ -118,7 +118,7 @@ impl Facts {
         let definitions = engine.definitions.get(tx, tables, ids).await?;
         let instances: Vec<String> = starts
             .keys()
-            .map(|&index| start::instance_id(&engine.name, &asks[index].identity))
+            .map(|&index| engine.instance_id(&asks[index].identity))
             .collect();
         let nobody: Vec<&str> = asks
             .iter()
@@ -317,7 +317,7 @@ impl Decisions<'_> {
     }
 
     fn start(&self, index: usize, ask: &Ask<'_>, exclusive: bool) -> Decision {
-        let instance = start::instance_id(&self.engine.name, &ask.identity);
+        let instance = self.engine.instance_id(&ask.identity);
         if self.facts.started.contains(&instance) {
             let outcome = Outcome::Effect {
                 process_instance_id: Some(instance),
@@ -325,7 +325,7 @@ impl Decisions<'_> {
             return (outcome, None);
         }
         let candidate = match self.facts.starts.get(&index).map_or(&[][..], Vec::as_slice) {
-            [] => return (Outcome::Nobody, None),
+            [] => return self.nothing_to_start(ask),
             [one] => one,
             [first, second, ..] => {
                 let detail = format!(
@@ -372,6 +372,23 @@ impl Decisions<'_> {
                 }),
             ),
         }
+    }
+
+    /// A definition that is suspended has the name; one that nobody deployed does not.
+    fn nothing_to_start(&self, ask: &Ask<'_>) -> Decision {
+        let detail = match &ask.message.action {
+            Action::Start(start) => match &start.by {
+                StartBy::Message(name) if self.engine.definitions.may_know(name) => {
+                    return (Outcome::Nobody, None);
+                }
+                StartBy::Message(name) => format!("no deployed model has a message {name:?}"),
+                StartBy::DefinitionKey(key) => {
+                    format!("no definition has the key {key:?}, for the tenant that is asked for")
+                }
+            },
+            Action::Correlate(_) | Action::Apply(_) => return (Outcome::Nobody, None),
+        };
+        wait(WaitReason::UnknownMessage, &detail)
     }
 }
 
@@ -437,6 +454,13 @@ impl Matched<Tx> for Found<'_> {
         rows: &HashSet<RowId>,
     ) -> Result<Vec<Missed>, DbError> {
         let engine = self.engine;
+        engine.upgraded(self.write(tx, rows).await)
+    }
+}
+
+impl Found<'_> {
+    async fn write(&self, tx: &mut Tx, rows: &HashSet<RowId>) -> Result<Vec<Missed>, DbError> {
+        let engine = self.engine;
         let retries = i32::from(engine.config.retries);
         let wanted = || {
             self.entries
@@ -500,7 +524,7 @@ impl Found<'_> {
             .entries
             .iter()
             .filter(|entry| rows.contains(&entry.ask.row))
-            .filter_map(|entry| NewStart::of(&self.engine.name, entry))
+            .filter_map(|entry| NewStart::of(self.engine, entry))
             .collect();
         if starts.is_empty() {
             return Ok(Vec::new());
@@ -586,7 +610,7 @@ impl<'a> NewStart<'a> {
         )
     }
 
-    fn of(engine: &str, entry: &'a Entry<'_>) -> Option<Self> {
+    fn of(engine: &CamundaTables, entry: &'a Entry<'_>) -> Option<Self> {
         match &entry.plan {
             Some(Plan::Start {
                 candidate,
@@ -595,7 +619,7 @@ impl<'a> NewStart<'a> {
                 exclusive,
             }) => Some(Self {
                 row: entry.ask.row,
-                instance: start::instance_id(engine, &entry.ask.identity),
+                instance: engine.instance_id(&entry.ask.identity),
                 job: fresh_id(),
                 business_key: business_key(&entry.ask),
                 candidate,

@@ -10,7 +10,7 @@ use sqlx::Row;
 
 use super::tables::Tables;
 use super::{CamundaTablesConfig, Tx, Unproven};
-use crate::inbox::DbError;
+use crate::inbox::{Class, DbError};
 use crate::source::Finding;
 
 /// The tables that are written, each with the columns that every release has.
@@ -183,6 +183,11 @@ const WRITTEN: [(&str, &[&str]); 8] = [
     ),
 ];
 
+/// The clocks change, and the engine notes its own four times an hour.
+const CLOCK_KNOWN: f64 = 3600.0 + 900.0;
+/// No zone is further from UTC.
+const CLOCK_UNKNOWN: f64 = 14.0 * 3600.0;
+
 /// The engine's history level, by the number in `ACT_GE_PROPERTY`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum History {
@@ -243,6 +248,8 @@ pub(super) struct EngineSchema {
     pub execution_has_key: bool,
     /// Added to UTC to get the engine's wall clock, in seconds; only histories depend on it.
     pub clock_offset: f64,
+    /// How far the offset may be wrong, in seconds.
+    pub clock_doubt: f64,
     version: Option<String>,
     /// What keeps the engine from being used, for people.
     refusals: Vec<String>,
@@ -266,6 +273,7 @@ impl EngineSchema {
             job_has_root: has("act_ru_job", "root_proc_inst_id_"),
             execution_has_key: has("act_ru_execution", "proc_def_key_"),
             clock_offset: 0.0,
+            clock_doubt: CLOCK_UNKNOWN,
             version: None,
             refusals: Vec::new(),
         };
@@ -278,7 +286,10 @@ impl EngineSchema {
             .map_err(DbError::of("engine history level"))?
             .flatten();
             schema.history = History::from_property(history.as_deref());
-            schema.clock_offset = clock_offset(tx, tables, config).await?;
+            if let Some(offset) = clock_offset(tx, tables, config).await? {
+                schema.clock_offset = offset;
+                schema.clock_doubt = CLOCK_KNOWN;
+            }
             schema.version = version(tx, tables, &columns).await?;
             if !schema.history.proves() && config.unproven.is_none() {
                 refusals.push(format!(
@@ -291,6 +302,19 @@ impl EngineSchema {
         }
         schema.refusals = refusals;
         Ok(schema)
+    }
+
+    /// # Errors
+    /// What keeps the engine from being written to, as an outage.
+    pub fn usable(&self) -> Result<(), DbError> {
+        if self.refusals.is_empty() {
+            return Ok(());
+        }
+        Err(DbError {
+            class: Class::Outage,
+            step: "engine schema",
+            source: sqlx::Error::Configuration(self.refusals.join("; ").into()),
+        })
     }
 
     /// What an operator should know; an error keeps the daemon from starting.
@@ -407,7 +431,7 @@ async fn clock_offset(
     tx: &mut Tx,
     tables: &Tables,
     config: &CamundaTablesConfig,
-) -> Result<f64, DbError> {
+) -> Result<Option<f64>, DbError> {
     if let Some(zone) = &config.time_zone {
         return sqlx::query_scalar(
             "/* camunda_tables.zone */
@@ -417,7 +441,7 @@ async fn clock_offset(
         .bind(zone)
         .fetch_one(&mut **tx)
         .await
-        .map(|offset: f64| offset.round())
+        .map(|offset: f64| Some(offset.round()))
         .map_err(DbError::of("engine time zone"));
     }
     let offset: Option<f64> = sqlx::query_scalar(tables.sql(
@@ -433,7 +457,7 @@ async fn clock_offset(
     .map_err(DbError::of("engine clock"))?
     .flatten();
     // Zones are whole quarters of an hour.
-    Ok((offset.unwrap_or(0.0) / 900.0).round() * 900.0)
+    Ok(offset.map(|offset| (offset / 900.0).round() * 900.0))
 }
 
 async fn version(

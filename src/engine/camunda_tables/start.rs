@@ -113,11 +113,18 @@ pub(super) async fn candidates(
     Ok(found)
 }
 
-/// The instance's id: a UUID of version 8 over engine, scope, dedup key and conflict.
+/// The instance's id: a UUID of version 8 over inbox, engine, scope, dedup key and conflict.
 ///
-/// The derivation outlives a version of Sluice and has golden vectors.
-pub(super) fn instance_id(engine: &str, identity: &Hash) -> String {
-    let hash = Hash::of(&[b"instance", engine.as_bytes(), &identity.0]);
+/// Two inboxes beside one engine may well call engine, route and keys alike. The derivation outlives a
+/// version of Sluice and has golden vectors.
+pub(super) fn instance_id(inbox_schema: &str, engine: &str, identity: &Hash) -> String {
+    let parts = [
+        b"instance",
+        inbox_schema.as_bytes(),
+        engine.as_bytes(),
+        &identity.0,
+    ];
+    let hash = Hash::of(&parts);
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash.0[..16]);
     uuid::Uuid::new_v8(bytes).to_string()
@@ -232,7 +239,7 @@ impl StartRows {
     ) -> Result<(), DbError> {
         self.insert_executions(tx, tables, schema).await?;
         self.insert_jobs(tx, tables, schema, retries).await?;
-        self.insert_variables(tx, tables).await?;
+        self.insert_variables(tx, tables, schema).await?;
         if schema.history.keeps_instances() {
             self.insert_history(tx, tables, schema).await?;
         }
@@ -329,12 +336,17 @@ impl StartRows {
         Ok(())
     }
 
-    async fn insert_variables(&self, tx: &mut Tx, tables: &Tables) -> Result<(), DbError> {
+    async fn insert_variables(
+        &self,
+        tx: &mut Tx,
+        tables: &Tables,
+        schema: &EngineSchema,
+    ) -> Result<(), DbError> {
         if self.variables.is_empty() {
             return Ok(());
         }
         self.variables
-            .insert_bytes(tx, tables, &self.variables.bytes_id, 2, None)
+            .insert_bytes(tx, tables, schema, &self.variables.bytes_id, None)
             .await?;
         let (instances, definitions, tenants) = self.owners();
         sqlx::query(tables.sql(
@@ -420,9 +432,8 @@ impl StartRows {
                 .iter()
                 .map(|id| id.as_ref().map(|_| fresh_id()))
                 .collect();
-            let of_history = Some((&instances[..], schema.clock_offset));
             variables
-                .insert_bytes(tx, tables, &bytes_id, 3, of_history)
+                .insert_bytes(tx, tables, schema, &bytes_id, Some(&instances))
                 .await?;
             sqlx::query(tables.sql(text))
                 .bind(&variables.id)
@@ -462,7 +473,7 @@ impl StartRows {
              SELECT gen_random_uuid()::text,
                     (clock_timestamp() AT TIME ZONE 'UTC')::timestamp(3) + make_interval(secs => $9),
                     s.job, timestamp '2000-01-01', $8, coalesce(d.job_priority_, 0), 0, d.id_,
-                    'async-continuation', 'process-start', s.activity, s.id, s.id, s.id, s.definition, s.key,
+                    'async-continuation', d.job_configuration_, s.activity, s.id, s.id, s.id, s.definition, s.key,
                     s.deployment, 1, s.tenant, 'sluice'
                FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
                     AS s(job, id, definition, key, deployment, tenant, activity)
@@ -508,10 +519,11 @@ mod tests {
     #[test]
     fn an_instance_id_is_derived_from_the_message_alone() {
         let identity = Hash::of(&[b"orders", &[7; 32], b""]);
-        let id = instance_id("shop", &identity);
-        assert_eq!(id, instance_id("shop", &identity));
-        assert_ne!(id, instance_id("other", &identity));
+        let id = instance_id("sluice", "shop", &identity);
+        assert_eq!(id, instance_id("sluice", "shop", &identity));
+        assert_ne!(id, instance_id("sluice", "other", &identity));
+        assert_ne!(id, instance_id("other", "shop", &identity));
         assert_eq!(id.len(), 36);
-        assert_eq!(id, "8cd0bc6c-eac6-858b-9e7a-3acc9d3f4013");
+        assert_eq!(id, "2b3b2668-8847-8299-8195-86ac4ebde052");
     }
 }

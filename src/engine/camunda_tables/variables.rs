@@ -13,6 +13,7 @@
 //! Source of the rule: the engine's value serializers, read back from rows that it wrote itself.
 
 use super::Tx;
+use super::schema::EngineSchema;
 use super::tables::Tables;
 use crate::inbox::DbError;
 use crate::message::{Action, DeadReason, Message, StartBy, Tenant, Undecodable, Value, Variable};
@@ -21,6 +22,9 @@ use crate::message::{Action, DeadReason, Message, StartBy, Tenant, Undecodable, 
 const LONGEST_TEXT: usize = 4000;
 /// Names, business keys and message names are `varchar(255)`.
 const LONGEST_NAME: usize = 255;
+/// What a byte array is of, by the engine's number.
+const OF_RUNTIME: i32 = 2;
+const OF_HISTORY: i32 = 3;
 /// Ids and tenants are `varchar(64)`.
 const LONGEST_ID: usize = 64;
 
@@ -97,15 +101,15 @@ impl VariableRows {
         self.id.is_empty()
     }
 
-    /// The byte arrays under these ids. `kind`: 2 for runtime, 3 for history, whose rows also carry the
-    /// root instance and a time (its offset from UTC in seconds).
+    /// The byte arrays under these ids. `of_history`: the root instance of each, which only rows of the
+    /// history carry.
     pub async fn insert_bytes(
         &self,
         tx: &mut Tx,
         tables: &Tables,
+        schema: &EngineSchema,
         ids: &[Option<String>],
-        kind: i32,
-        of_history: Option<(&[String], f64)>,
+        of_history: Option<&[String]>,
     ) -> Result<(), DbError> {
         let with_bytes: Vec<usize> = (0..ids.len()).filter(|&i| ids[i].is_some()).collect();
         if with_bytes.is_empty() {
@@ -113,7 +117,7 @@ impl VariableRows {
         }
         let roots: Vec<Option<&str>> = with_bytes
             .iter()
-            .map(|&i| of_history.map(|(roots, _)| roots[i].as_str()))
+            .map(|&i| of_history.map(|roots| roots[i].as_str()))
             .collect();
         sqlx::query(tables.sql(
             "/* camunda_tables.bytes */
@@ -125,9 +129,9 @@ impl VariableRows {
         .bind(with_bytes.iter().map(|&i| ids[i].as_deref()).collect::<Vec<_>>())
         .bind(with_bytes.iter().map(|&i| self.name[i].as_str()).collect::<Vec<_>>())
         .bind(with_bytes.iter().map(|&i| self.bytes[i].as_deref()).collect::<Vec<_>>())
-        .bind(kind)
+        .bind(if of_history.is_some() { OF_HISTORY } else { OF_RUNTIME })
         .bind(&roots)
-        .bind(of_history.map(|(_, offset)| offset))
+        .bind(schema.clock_offset)
         .execute(&mut **tx)
         .await
         .map_err(DbError::of("engine byte arrays"))?;

@@ -16,6 +16,7 @@ use sluice::message::{Delivery, Envelope, Receipt, Text};
 use sluice::route::{Route, Routes};
 use sluice::source::OnUnrouted;
 use sluice::sweeper::{Sweeper, SweeperConfig};
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row as _};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -58,6 +59,18 @@ pub struct Row {
 }
 
 impl Row {
+    fn of(row: &PgRow) -> Row {
+        Row {
+            id: row.get("id"),
+            state: row.get("state"),
+            reason: row.get("reason"),
+            detail: row.get("detail"),
+            attempts: row.get("attempts"),
+            epoch: row.get("epoch"),
+            process_instance_id: row.get("process_instance_id"),
+        }
+    }
+
     /// `state` or `state/reason`.
     pub fn is(&self) -> String {
         match &self.reason {
@@ -151,18 +164,18 @@ impl Place {
                FROM inbox WHERE dedup_key = $1 AND conflict_hash = ''",
         )
         .bind(key)
-        .fetch_one(&self.pool)
-        .await
-        .unwrap();
-        Row {
-            id: row.get("id"),
-            state: row.get("state"),
-            reason: row.get("reason"),
-            detail: row.get("detail"),
-            attempts: row.get("attempts"),
-            epoch: row.get("epoch"),
-            process_instance_id: row.get("process_instance_id"),
-        }
+        .fetch_one(&self.pool);
+        Row::of(&row.await.unwrap())
+    }
+
+    /// The row that came last; one that is born dead has no key of the test's.
+    pub async fn last_row(&self) -> Row {
+        let row = sqlx::query(
+            "SELECT id, state, reason, detail, attempts, epoch, process_instance_id
+               FROM inbox ORDER BY id DESC LIMIT 1",
+        )
+        .fetch_one(&self.pool);
+        Row::of(&row.await.unwrap())
     }
 
     /// The states of these keys.
@@ -325,6 +338,21 @@ impl Node<'_> {
     pub async fn wake(&self) {
         self.sweeper.wake_round().await.unwrap();
         self.place.note_ours().await;
+    }
+
+    /// Turns the sweeps until every job of ours has run and is confirmed.
+    pub async fn until_claims_are_gone(&self) {
+        eventually("every claim being released", LIMIT, async || {
+            self.confirm().await;
+            let left: i64 = sqlx::query_scalar(
+                "SELECT (SELECT count(*) FROM pending) + (SELECT count(*) FROM pending_start)",
+            )
+            .fetch_one(&self.place.pool)
+            .await
+            .unwrap();
+            (left == 0).then_some(())
+        })
+        .await;
     }
 
     /// Turns the sweeps until the row of a key is in a state, named as by [`Row::is`]; returns it.
