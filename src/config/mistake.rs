@@ -236,71 +236,118 @@ pub fn is_secret(key: &str) -> bool {
             || key.split(['.', '_', '-']).any(misspelled))
 }
 
-/// The text with every secret replaced by asterisks, each line as long as before.
+/// The text with every secret replaced by asterisks, byte for byte as long as before.
 ///
 /// Works on the text, not on the tree: a file that cannot be parsed is shown, too.
 fn mask(text: &str) -> String {
     let mut out = text.as_bytes().to_vec();
-    for (start, quoted) in quoted(text) {
-        let inner = start + 1..start + quoted.len().saturating_sub(1).max(1);
-        let before = text[..start].trim_end();
-        let key = before.strip_suffix('=').map(|before| {
-            let before = before.trim_end().trim_end_matches(['"', '\'']);
-            let word = before
-                .rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')))
-                .map_or(0, |at| at + 1);
-            &before[word..]
-        });
-        let range = match key {
-            Some(key) if is_secret(key) => inner,
-            _ => match user_password(quoted) {
-                Some(range) => start + range.start..start + range.end,
-                None => continue,
-            },
-        };
-        for byte in &mut out[range] {
-            if *byte != b'\n' {
-                *byte = b'*';
-            }
+    let secrets = passwords_of_urls(text)
+        .chain(values_of_secret_keys(text))
+        .filter(|secret| !names_a_variable(&text[secret.clone()]));
+    for byte in secrets.flat_map(|secret| text[secret.clone()].bytes().zip(secret)) {
+        match byte {
+            // The lines stay where they are.
+            (b'\n', _) => {}
+            (_, at) => out[at] = b'*',
         }
     }
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// Every quoted text with its quotes, and where it begins; comments are left out.
-fn quoted(text: &str) -> Vec<(usize, &str)> {
-    let mut found = Vec::new();
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'#' => at += text[at..].find('\n').unwrap_or(text.len() - at),
-            quote @ (b'"' | b'\'') => {
-                let start = at;
-                at += 1;
-                while at < bytes.len() && bytes[at] != quote && bytes[at] != b'\n' {
-                    at += if bytes[at] == b'\\' && quote == b'"' {
-                        2
-                    } else {
-                        1
-                    };
-                }
-                at = (at + 1).min(bytes.len());
-                while !text.is_char_boundary(at) {
-                    at += 1;
-                }
-                found.push((start, &text[start..at]));
-            }
-            _ => at += 1,
-        }
-    }
-    found
+/// `${VAR}` is no secret, but `${VAR:-default}` may hold one.
+fn names_a_variable(text: &str) -> bool {
+    let name = text
+        .strip_prefix("${")
+        .and_then(|text| text.strip_suffix('}'));
+    name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
 }
 
-/// The password in `scheme://user:password@host`.
-fn user_password(url: &str) -> Option<Range<usize>> {
-    let authority = url.find("://")? + 3;
-    let end = url[authority..].rfind('@')? + authority;
-    let password = url[authority..end].find(':')? + authority + 1;
-    Some(password..end)
+/// The password of every `scheme://user:password@host`.
+fn passwords_of_urls(text: &str) -> impl Iterator<Item = Range<usize>> {
+    text.match_indices("://").filter_map(|(at, separator)| {
+        let start = at + separator.len();
+        let url = &text[start..];
+        let end = url.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''));
+        let url = &url[..end.unwrap_or(url.len())];
+        let host = url.rfind('@')?;
+        let password = url[..host].find(':')? + 1;
+        Some(start + password..start + host)
+    })
+}
+
+/// What stands behind `password =`, whether it is quoted or not.
+fn values_of_secret_keys(text: &str) -> impl Iterator<Item = Range<usize>> {
+    text.match_indices('=').filter_map(|(at, _)| {
+        let key = text[..at].trim_end_matches([' ', '\t', '"', '\'']);
+        let begins = key.rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')));
+        let key = &key[begins.map_or(0, |at| at + 1)..];
+        if !is_secret(key) {
+            return None;
+        }
+        let value = text[at + 1..].trim_start_matches([' ', '\t']);
+        let start = text.len() - value.len();
+        let quote = ["\"\"\"", "\'\'\'", "\"", "\'"]
+            .into_iter()
+            .find(|quote| value.starts_with(quote));
+        let Some(quote) = quote else {
+            let end = value.find('\n').unwrap_or(value.len());
+            return Some(start..start + end);
+        };
+        let inner = &value[quote.len()..];
+        let line = inner.find('\n').unwrap_or(inner.len());
+        let end = match (end_of_quoted(inner, quote), quote.len()) {
+            (Some(end), 3) => end,
+            (None, 3) => inner.len(),
+            (Some(end), _) => end.min(line),
+            (None, _) => line,
+        };
+        let start = start + quote.len();
+        Some(start..start + end)
+    })
+}
+
+/// Where the closing quote is; one that is escaped does not close.
+fn end_of_quoted(inner: &str, quote: &str) -> Option<usize> {
+    let closing = |(at, _): &(usize, &str)| {
+        let escapes = inner[..*at].bytes().rev().take_while(|byte| *byte == b'\\');
+        quote.starts_with('\'') || escapes.count().is_multiple_of(2)
+    };
+    inner.match_indices(quote).find(closing).map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_masked_however_they_are_written() {
+        for (text, masked) in [
+            ("password = \"abc\" # x", "password = \"***\" # x"),
+            ("password=\"a\\\"c\"", "password=\"****\""),
+            ("\"sasl.password\" = 'a\\'", "\"sasl.password\" = '**'"),
+            ("token = \"abc", "token = \"***"),
+            ("token = abc\nx = 1", "token = ***\nx = 1"),
+            ("pasword = \"é\"", "pasword = \"**\""),
+            (
+                "password = \"\"\"a\nb\"\"\" x",
+                "password = \"\"\"*\n*\"\"\" x",
+            ),
+            (
+                "{ user = \"u\", key_pass = \"p\" }",
+                "{ user = \"u\", key_pass = \"*\" }",
+            ),
+            ("password_file = \"abc\"", "password_file = \"abc\""),
+            (
+                "[\"amqp://u:p@h:1\", 'x://h:2']",
+                "[\"amqp://u:*@h:1\", 'x://h:2']",
+            ),
+            ("url = x://u:p@q@h", "url = x://u:***@h"),
+            ("url = \"x://u:${P}@h\"", "url = \"x://u:${P}@h\""),
+            ("token = '${T}'", "token = '${T}'"),
+            ("token = '${T:-a}'", "token = '*******'"),
+            ("queue = \"abc\"", "queue = \"abc\""),
+        ] {
+            assert_eq!(mask(text), masked);
+        }
+    }
 }

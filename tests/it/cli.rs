@@ -6,12 +6,13 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use sluice::inbox::postgres::PostgresInbox;
+use sluice::inbox::sqlite::SqliteInbox;
 use sluice::inbox::{NewRow, State};
 use sluice::message::DeadReason;
 use tempfile::TempDir;
 
 use crate::daemon::Config;
-use crate::inbox::{Fresh, fresh, rows};
+use crate::inbox::{Fresh, Kept, fresh, rows, url_in};
 use crate::rig::{Database, QueueKind, Rig};
 
 /// A configuration that needs no server to be checked.
@@ -28,6 +29,24 @@ queue = "payments"
 [routes.paid]
 source = "payments"
 engine = "shop"
+"#;
+
+/// One that any database may serve.
+const TABLE: &str = r#"
+[inbox]
+url = "sqlite:nowhere.db"
+
+[sources.payments.rabbitmq]
+uris = ["amqp://localhost"]
+queue = "payments"
+
+[engines.shop.sql]
+apply = "INSERT INTO payment (message) VALUES (:dedup_key)"
+
+[routes.paid]
+source = "payments"
+engine = "shop"
+apply = {}
 "#;
 
 /// A folder with a `sluice.toml` in it, in which the program runs.
@@ -235,8 +254,8 @@ fn dead(key: &str, reason: DeadReason) -> NewRow {
 }
 
 /// An inbox with three dead rows and a waiting one, and a folder whose configuration points at it.
-async fn inbox() -> (Folder, Database) {
-    let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
+async fn inbox<I: Kept>(url: impl Fn(&I::Place) -> String) -> (Folder, I::Place) {
+    let Fresh { inbox, place } = fresh::<I>().await;
     let mut evil = dead("evil", DeadReason::NotJson);
     evil.payload = bytes::Bytes::from_static(b"\x1b[2Jnot json");
     let all = [
@@ -246,8 +265,16 @@ async fn inbox() -> (Folder, Database) {
         rows::row("w"),
     ];
     assert_eq!(rows::insert(&inbox, &all).await.len(), 4);
-    let text = SMALL.replace("postgres://localhost/nowhere", &place.url());
+    let text = TABLE.replace("sqlite:nowhere.db", &url(&place));
     (Folder::with(&text), place)
+}
+
+async fn on_postgres() -> (Folder, Database) {
+    inbox::<PostgresInbox>(Database::url).await
+}
+
+async fn on_sqlite() -> (Folder, TempDir) {
+    inbox::<SqliteInbox>(url_in).await
 }
 
 fn ids(listed: &Value) -> Vec<String> {
@@ -258,7 +285,13 @@ fn ids(listed: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_listed_by_what_they_are_and_shown_whole() {
-    let (folder, _place) = inbox().await;
+    let (folder, _place) = on_postgres().await;
+    lists_and_shows(&folder);
+    let (folder, _place) = on_sqlite().await;
+    lists_and_shows(&folder);
+}
+
+fn lists_and_shows(folder: &Folder) {
     let list = |arguments: &[&str]| {
         let said = folder.sluice(&[&["inbox", "list", "--json"], arguments].concat());
         assert_eq!(said.code, 0, "{}", said.err);
@@ -299,7 +332,13 @@ async fn rows_are_listed_by_what_they_are_and_shown_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_redrives_and_discards_what_was_looked_at_before() {
-    let (folder, _place) = inbox().await;
+    let (folder, _place) = on_postgres().await;
+    redrives_and_discards(&folder);
+    let (folder, _place) = on_sqlite().await;
+    redrives_and_discards(&folder);
+}
+
+fn redrives_and_discards(folder: &Folder) {
     let mapping = ["--state", "dead", "--reason", "mapping"];
     let redrive = |more: &[&str]| {
         let said = folder.sluice(&[&["inbox", "redrive"], &mapping[..], more].concat());

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use proptest::prelude::*;
 use sluice::config::Look;
 
-use super::{good, load, spoiled};
+use super::{GOOD, good, load, spoiled};
 
 #[test]
 fn all_mistakes_of_a_file_are_reported_at_once() {
@@ -339,6 +340,49 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
             "",
         )],
     ),
+    (
+        "a route that gives statements nothing",
+        &[
+            (
+                "[engines.shop.camunda_tables]",
+                "[engines.shop.sql]\napply = \"DELETE FROM x\"",
+            ),
+            (
+                "[routes.paid.correlate]\nmessage_name = \"PaymentReceived\"",
+                "[routes.paid.apply]",
+            ),
+            ("ttl = \"1h\"", ""),
+        ],
+    ),
+    (
+        "a parameter that the route does not map",
+        &[
+            (
+                "[engines.shop.camunda_tables]",
+                "[engines.shop.camunda_tables]\n[engines.x.sql]\napply = \"INSERT INTO x VALUES (:amount, :colour, :dedup_key)\"",
+            ),
+            (
+                "[routes.paid]\nsource = \"payments\"\nengine = \"shop\"",
+                "[routes.paid]\nsource = \"payments\"\nengine = \"x\"",
+            ),
+            (
+                "[routes.paid.correlate]\nmessage_name = \"PaymentReceived\"",
+                "[routes.paid.apply]",
+            ),
+            ("ttl = \"1h\"", ""),
+        ],
+    ),
+    (
+        "a statement that would commit",
+        &[(
+            "[engines.shop.camunda_tables]",
+            "[engines.shop.camunda_tables]\n[engines.x.sql]\napply = \"COMMIT\"",
+        )],
+    ),
+    (
+        "a misspelled level",
+        &[("[inbox]", "[log]\nlevel = \"inof\"\n[inbox]")],
+    ),
 ];
 
 #[test]
@@ -390,4 +434,41 @@ fn what_is_doubtful_is_a_warning() {
         let _ = writeln!(shown, "=== {about}\n{}", report.render(Look::Plain));
     }
     insta::assert_snapshot!(shown);
+}
+
+/// What slips from a keyboard.
+const TYPED: [&str; 16] = [
+    "\"", "'", "\"\"\"", "=", "[", "]", "{", "}", "#", ".", ",", "${", "\n", "5", "é", "a",
+];
+
+proptest! {
+    /// Spans, masks and stand-ins must fit whatever is in the file: nothing may panic or go round in circles.
+    #[test]
+    fn whatever_is_typed_is_answered(
+        edits in prop::collection::vec((0_usize..2_000, 0_usize..12, 0..TYPED.len()), 1..5),
+    ) {
+        let mut text: Vec<char> = GOOD.chars().collect();
+        for (at, deleted, typed) in edits {
+            let at = at % text.len();
+            let end = (at + deleted).min(text.len());
+            text.splice(at..end, TYPED[typed].chars());
+        }
+        let text = String::from_iter(text);
+        let report = match load(&text) {
+            Ok((_, report)) => report,
+            Err(report) => {
+                prop_assert!(report.has_errors());
+                report
+            }
+        };
+        for mistake in &report.mistakes {
+            let (line, column) = report.position(mistake);
+            prop_assert!(line <= text.lines().count() + 1 && column >= 1);
+        }
+        for look in [Look::Plain, Look::Graphical] {
+            let shown = report.render(look);
+            prop_assert!(report.is_empty() || shown.contains("sluice.toml:"), "{shown}");
+            prop_assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
 }
