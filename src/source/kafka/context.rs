@@ -142,6 +142,17 @@ impl Context {
             .collect()
     }
 
+    /// What the client knows to be committed. Its answers to commits without waiting do not reach
+    /// [`ConsumerContext::commit_callback`] (rdkafka 0.39 asks for them as events, and librdkafka makes
+    /// none), so that a commit which a rebalance refused shows only here.
+    fn committed(&self, topic: &str, partition: i32, offset: i64) {
+        let mut state = self.shared.state();
+        state.assignment.confirmed(topic, partition, offset);
+        if state.commit_again_at.is_none() && !state.assignment.unconfirmed().is_empty() {
+            state.commit_failed();
+        }
+    }
+
     /// The client reaches a broker again, or no longer. The stream goes on, so nobody else tells.
     pub(super) fn reachable(&self, reachable: bool) {
         let mut state = self.shared.state();
@@ -198,6 +209,7 @@ impl ClientContext for Context {
             else {
                 continue;
             };
+            self.committed(&topic, partition, measured.committed_offset);
             // Records of a transaction that is still open cannot be read yet.
             let end = match measured.ls_offset {
                 0.. => measured.ls_offset,

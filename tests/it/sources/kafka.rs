@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 use sluice::message::{Delivery, Receipt, Text};
 use sluice::metrics::{Exporter, Samples};
@@ -583,4 +584,49 @@ async fn commit(topic: &Topic, group: &str, offset: i64) {
             .expect("the broker stores it");
     });
     committing.await.expect("committing does not panic");
+}
+
+#[tokio::test]
+async fn a_commit_that_the_broker_refused_is_made_again() {
+    let cluster = MockCluster::new(1).expect("the client has a mock cluster");
+    let topic = unique();
+    cluster
+        .create_topic(&topic, 1, 1)
+        .expect("the cluster makes topics");
+    let servers = cluster.bootstrap_servers();
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &servers)
+        .set("group.id", "g");
+    let producer: FutureProducer = client.create().expect("the settings are valid");
+    let group: BaseConsumer = client.create().expect("the settings are valid");
+    for n in 0..3 {
+        let payload = n.to_string();
+        let record: FutureRecord<'_, str, str> = FutureRecord::to(&topic).payload(&payload);
+        let stored = producer.send(record, LIMIT).await;
+        stored
+            .map_err(|(error, _)| error)
+            .expect("the cluster stores it");
+    }
+    let table = format!(
+        "bootstrap_servers = '{servers}'\ntopics = ['{topic}']\ngroup_id = 'g'\n\
+         session_timeout = '6s'\nstatistics_interval = '200ms'"
+    );
+    let config: KafkaConfig = toml::from_str(&table).expect("the table is well formed");
+    let mut stream = open(&Kafka::new(unique().into(), config, false, "test")).await;
+    let taken = take(&mut stream, 3).await;
+
+    // Nothing follows that would be committed instead.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
+    cluster.request_errors(RDKafkaApiKey::OffsetCommit, &[refusal]);
+    settle(&mut stream, taken).await;
+    eventually("the commit", LIMIT, async || {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(&topic, 0);
+        let committed = group.committed_offsets(asked, LIMIT).ok()?;
+        let offset = committed.find_partition(&topic, 0)?.offset();
+        (offset == Offset::Offset(3)).then_some(())
+    })
+    .await;
+    stream.close().await;
 }
