@@ -8,6 +8,7 @@ mod assignment;
 mod begin;
 mod config;
 mod context;
+mod fault;
 mod inspect;
 mod poll;
 mod security;

@@ -13,6 +13,7 @@ use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 
 use super::begin::{self, Position};
 use super::config::Start;
+use super::fault;
 use super::shared::{Shared, list};
 use crate::metrics;
 use crate::source::SourceError;
@@ -228,8 +229,15 @@ impl ClientContext for Context {
                 .last_error
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            // "All brokers are down" follows the error that says why.
-            if last.is_none() || code != RDKafkaErrorCode::AllBrokersDown {
+            // A lost connection and "all brokers are down" follow the error that says why.
+            let follows = code == RDKafkaErrorCode::AllBrokersDown;
+            let better = match &*last {
+                None => true,
+                Some((before, said)) => {
+                    fault::lasts(code, reason) || !fault::lasts(*before, said) && !follows
+                }
+            };
+            if better {
                 *last = Some((code, reason.to_owned()));
             }
         }

@@ -7,6 +7,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::config::KafkaConfig;
 use super::context::Context;
+use super::fault;
 use super::poll::{self, Plan};
 use crate::source::{Finding, SourceError};
 use crate::units::Span;
@@ -40,7 +41,7 @@ fn positions(plan: Plan, group: &str) -> Result<Vec<Finding>, SourceError> {
     let consumer: BaseConsumer<Context> = plan
         .client
         .create_with_context(plan.context)
-        .map_err(|cause| poll::refused(cause).needs_operator())?;
+        .map_err(|cause| fault::refused(cause).needs_operator())?;
     let mut findings = Vec::new();
     for topic in &plan.topics {
         let partitions = poll::partitions(&consumer, topic, limit.0)?;

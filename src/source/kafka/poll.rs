@@ -14,6 +14,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::sync::oneshot;
 
 use super::context::Context;
+use super::fault;
 use super::shared::{Shared, list};
 use crate::message::{Envelope, Text};
 use crate::source::SourceError;
@@ -103,7 +104,7 @@ fn begin(plan: Plan) -> Result<BaseConsumer<Context>, SourceError> {
     let consumer: BaseConsumer<Context> = plan
         .client
         .create_with_context(plan.context)
-        .map_err(|cause| refused(cause).needs_operator())?;
+        .map_err(|cause| fault::refused(cause).needs_operator())?;
     for topic in &plan.topics {
         partitions(&consumer, topic, limit.0)?;
     }
@@ -131,45 +132,18 @@ pub(super) fn partitions(
                 consumer.poll(Duration::ZERO);
             }
             match consumer.context().take_last_error() {
-                Some((code, reason)) => told(code, &reason),
+                Some((code, reason)) => fault::told(code, &reason),
                 None => SourceError::new("no broker answers").because(cause),
             }
         })?;
     let found = metadata.topics().first();
     match found.map(|topic| (topic.error(), topic.partitions().len())) {
         Some((None, partitions)) if partitions > 0 => Ok(partitions),
-        Some((Some(code), _)) => Err(about_topic(topic, RDKafkaErrorCode::from(code))),
-        Some((None, _)) | None => Err(about_topic(
+        Some((Some(code), _)) => Err(fault::about_topic(topic, RDKafkaErrorCode::from(code))),
+        Some((None, _)) | None => Err(fault::about_topic(
             topic,
             RDKafkaErrorCode::UnknownTopicOrPartition,
         )),
-    }
-}
-
-fn about_topic(topic: &str, code: RDKafkaErrorCode) -> SourceError {
-    let error = SourceError::new(format!("cannot read topic {topic:?}")).because(code);
-    if needs_operator(code) {
-        error.needs_operator()
-    } else {
-        error
-    }
-}
-
-/// The client does not take its own settings. Its error may repeat a secret value: only its words count.
-pub(super) fn refused(cause: KafkaError) -> SourceError {
-    match cause {
-        KafkaError::ClientConfig(_, what, name, _) => SourceError::new(format!("{name}: {what}")),
-        other => SourceError::new("cannot make a Kafka client").because(other),
-    }
-}
-
-/// An error in the client's own words.
-fn told(code: RDKafkaErrorCode, reason: &str) -> SourceError {
-    let error = SourceError::new(reason.to_owned()).because(code);
-    if needs_operator(code) {
-        error.needs_operator()
-    } else {
-        error
     }
 }
 
@@ -277,8 +251,8 @@ impl Poller<'_> {
             .rdkafka_error_code()
             .unwrap_or(RDKafkaErrorCode::Unknown);
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-        if fatal || ends(code) || needs_operator(code) {
-            self.shared.end(told(code, &reason));
+        if fatal || fault::ends(code) || fault::needs_operator(code) {
+            self.shared.end(fault::told(code, &reason));
         } else if code == RDKafkaErrorCode::AllBrokersDown {
             context.reachable(false);
         } else {
@@ -338,36 +312,4 @@ fn envelope(record: &BorrowedMessage<'_>) -> Envelope {
 
 fn text(bytes: &[u8]) -> Text {
     Text::new(bytes.to_vec())
-}
-
-/// Errors after which a new stream is needed: it looks at the offsets again.
-fn ends(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::AutoOffsetReset
-            | RDKafkaErrorCode::OffsetOutOfRange
-            | RDKafkaErrorCode::Fatal
-    )
-}
-
-/// Errors that go on until somebody changes something.
-fn needs_operator(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::InvalidTopic
-            | RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed
-            | RDKafkaErrorCode::Authentication
-            | RDKafkaErrorCode::SaslAuthenticationFailed
-            | RDKafkaErrorCode::SSL
-            | RDKafkaErrorCode::InvalidGroupId
-            | RDKafkaErrorCode::InvalidSessionTimeout
-            | RDKafkaErrorCode::InconsistentGroupProtocol
-            | RDKafkaErrorCode::UnsupportedAssignor
-            | RDKafkaErrorCode::FencedInstanceId
-            | RDKafkaErrorCode::UnreleasedInstanceId
-    )
 }
