@@ -57,6 +57,11 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     }
     table.set_header(header.to_vec());
     table.add_rows(rows);
+    if !io::stdout().is_terminal() {
+        table.column_iter_mut().for_each(|column| {
+            column.set_padding((0, 2));
+        });
+    }
     let mut text = table.trim_fmt();
     text.push('\n');
     text
