@@ -14,6 +14,7 @@ use crate::backoff::Delays;
 use crate::crash_point;
 use crate::inbox::Inbox;
 use crate::message::{Delivery, Receipt};
+use crate::metrics;
 use crate::shutdown::Shutdown;
 use crate::source::{Limits, Source, SourceError, Stream};
 
@@ -46,6 +47,7 @@ impl<I: Inbox> Intake<I> {
         let name = source.name().clone();
         let mut delays = Delays::outage();
         while !shutdown.is_draining() {
+            metrics::source_connected(&name, false);
             let mut probing = Delays::outage();
             let ready = shutdown.unless_draining(self.until_database_answers(&mut probing));
             if ready.await.is_none() {
@@ -58,11 +60,13 @@ impl<I: Inbox> Intake<I> {
             let lost = match opened {
                 Err(error) => error,
                 Ok(stream) => {
+                    metrics::source_connected(&name, true);
                     connected(Ok(()));
                     tracing::info!(source = %name, "connected");
                     match self.consume(&*source, stream, &shutdown).await {
                         End::Drained => break,
                         End::Stuck(stuck) => {
+                            metrics::source_connected(&name, false);
                             return Err(stuck);
                         }
                         End::Lost(error) => error,
@@ -72,6 +76,7 @@ impl<I: Inbox> Intake<I> {
             if began.elapsed() > GOOD_STREAM {
                 delays.reset();
             }
+            metrics::source_reconnected(&name);
             connected(Err(&lost));
             let delay = if lost.needs_operator {
                 Delays::LONGEST_OUTAGE
@@ -81,6 +86,7 @@ impl<I: Inbox> Intake<I> {
             tracing::warn!(source = %name, error = %lost, cause = lost.cause.as_ref().map(tracing::field::display), retry_in = ?delay, "the source is not connected");
             shutdown.unless_draining(tokio::time::sleep(delay)).await;
         }
+        metrics::source_connected(&name, false);
         Ok(())
     }
 
