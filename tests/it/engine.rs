@@ -11,6 +11,7 @@
 mod broadcast;
 mod constructs;
 mod history;
+mod oracle;
 mod place;
 mod start;
 mod values;

@@ -198,25 +198,25 @@ pub(super) fn tenant_columns(tenant: &Tenant) -> (bool, Option<String>) {
 }
 
 /// The instances that the leading keys find, for all messages at once. Parameters 16 to 21.
-const LEAD: &str = "WITH leading AS MATERIALIZED (
+const LEAD: &str = "WITH wanted AS MATERIALIZED (
                SELECT k.ord, k.name, k.kind, k.text, k.long, k.double
                  FROM unnest($16::int4[], $17::text[], $18::text[], $19::text[], $20::int8[], $21::float8[])
                       AS k(ord, name, kind, text, long, double)
              ), lead AS MATERIALIZED (
                SELECT k.ord, v.proc_inst_id_ AS instance
-                 FROM leading k
+                 FROM wanted k
                  JOIN {e}act_ru_variable v
                    ON v.task_id_ IS NULL AND v.name_ = k.name AND v.type_ = k.kind AND v.text_ = k.text
                 WHERE k.kind = 'string'
                 UNION
                SELECT k.ord, v.proc_inst_id_
-                 FROM leading k
+                 FROM wanted k
                  JOIN {e}act_ru_variable v
                    ON v.task_id_ IS NULL AND v.name_ = k.name AND v.type_ = k.kind AND v.long_ = k.long
                 WHERE k.long IS NOT NULL
                 UNION
                SELECT k.ord, v.proc_inst_id_
-                 FROM leading k
+                 FROM wanted k
                  JOIN {e}act_ru_variable v
                    ON v.task_id_ IS NULL AND v.name_ = k.name AND v.type_ = k.kind AND v.double_ = k.double
                 WHERE k.double IS NOT NULL)

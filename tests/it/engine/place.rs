@@ -9,8 +9,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use sluice::engine::camunda_tables::CamundaTables;
 use sluice::engine::{Engine as _, EngineState};
-use sluice::inbox::postgres::PostgresInbox;
-use sluice::inbox::{Inbox, InboxConfig, Retention};
+use sluice::inbox::postgres::{PostgresInbox, Tx};
+use sluice::inbox::{Inbox, InboxConfig, Retention, RowId};
 use sluice::intake::{Intake, IntakeConfig};
 use sluice::message::{Delivery, Envelope, Receipt, Text};
 use sluice::route::{Route, Routes};
@@ -329,6 +329,28 @@ impl Node<'_> {
         let state = self.engine.refresh(&mut tx).await.unwrap();
         self.inbox.commit(tx).await.unwrap();
         state
+    }
+
+    /// The execution whose subscription a row claims, in the transaction that claims it.
+    pub async fn execution_of(&self, tx: &mut Tx, row: RowId) -> String {
+        sqlx::query_scalar(AssertSqlSafe(format!(
+            "SELECT e.execution_id_ FROM {}.pending p
+               JOIN act_ru_event_subscr e ON e.id_ = p.subscription_id WHERE p.row_id = $1",
+            self.inbox.schema()
+        )))
+        .bind(row.0)
+        .fetch_one(&mut **tx)
+        .await
+        .unwrap()
+    }
+
+    /// The definition of an instance, in the transaction that starts it.
+    pub async fn definition_of(&self, tx: &mut Tx, instance: &str) -> String {
+        sqlx::query_scalar("SELECT proc_def_id_ FROM act_ru_execution WHERE id_ = $1")
+            .bind(instance)
+            .fetch_one(&mut **tx)
+            .await
+            .unwrap()
     }
 
     pub async fn confirm(&self) {
