@@ -44,7 +44,7 @@ use schema::EngineSchema;
 use tables::Tables;
 
 /// How long what was read of the engine's schema is trusted: its clock may change to summer time.
-const SCHEMA_TRUSTED: Duration = Duration::from_secs(60);
+const SCHEMA_TRUSTED: Duration = Duration::from_mins(1);
 
 /// The inbox's transaction.
 pub type Tx = Transaction<'static, Postgres>;

@@ -49,9 +49,6 @@ impl Engine {
     }
 
     /// The address of the REST interface.
-    pub fn rest(&self) -> &str {
-        &self.rest
-    }
 
     // === deployments ===
 
