@@ -48,8 +48,6 @@ impl Engine {
         }
     }
 
-    /// The address of the REST interface.
-
     // === deployments ===
 
     /// Deploys files of tests/rig/bpmn, named without their ending, in one deployment. Their `_suffix`
