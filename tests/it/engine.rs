@@ -8,11 +8,13 @@
 //! Two engines: the rig's two nodes, which run jobs as they come, and a *still* one, on a database of its
 //! own, which runs a job only when a test says so.
 
+mod asks;
 mod broadcast;
 mod constructs;
 mod history;
 mod oracle;
 mod place;
+mod races;
 mod start;
 mod values;
 

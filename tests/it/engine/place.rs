@@ -16,6 +16,7 @@ use sluice::message::{Delivery, Envelope, Receipt, Text};
 use sluice::route::{Route, Routes};
 use sluice::source::OnUnrouted;
 use sluice::sweeper::{Sweeper, SweeperConfig};
+use sluice::units::Span;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row as _};
 use tokio::sync::OnceCell;
@@ -125,8 +126,24 @@ impl Place {
 
     /// `settings`: those of `[engines.NAME.camunda_tables]`.
     pub async fn node_with(&self, settings: Value, routes: &[(&str, String)]) -> Node<'_> {
-        let inbox = PostgresInbox::connect(&config(&self.url(), self.schema.name()), "sluice/test")
-            .unwrap();
+        let config = config(&self.url(), self.schema.name());
+        self.node_on(config, settings, routes).await
+    }
+
+    /// A node whose sessions the server ends soon when nothing comes from it inside a transaction.
+    pub async fn impatient_node(&self, routes: &[(&str, String)]) -> Node<'_> {
+        let mut config = config(&self.url(), self.schema.name());
+        config.idle_in_transaction_timeout = Span::ms(300);
+        self.node_on(config, json!({}), routes).await
+    }
+
+    async fn node_on(
+        &self,
+        config: InboxConfig,
+        settings: Value,
+        routes: &[(&str, String)],
+    ) -> Node<'_> {
+        let inbox = PostgresInbox::connect(&config, "sluice/test").unwrap();
         let settings = serde_json::from_value(settings).unwrap();
         let engine = Arc::new(CamundaTables::new("shop", settings, self.schema.name()));
         let routes = Routes::new(
