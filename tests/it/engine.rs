@@ -14,8 +14,10 @@ mod constructs;
 mod history;
 mod oracle;
 mod place;
+mod proof;
 mod races;
 mod start;
 mod values;
+mod waiting;
 
 pub use place::{Node, Place};
