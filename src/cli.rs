@@ -182,7 +182,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(arguments) => block_on(check::check(&globals, &arguments)),
         Command::Migrate(arguments) => block_on(migrate::migrate(&globals, &arguments)),
         Command::Inbox(command) => block_on(inbox::inbox(&globals, command)),
-        Command::Demo(arguments) => block_on(demo::demo(&arguments)),
+        Command::Demo(arguments) => block_on(demo::demo(&globals, &arguments)),
         Command::Schema => schema::schema(),
         Command::Completions(arguments) => completions::completions(&arguments),
     }

@@ -1,42 +1,45 @@
 //! `sluice demo`: the promise, shown without any server.
 //!
-//! An embedded Kafka (librdkafka's mock cluster), an SQLite inbox, the `sql` engine with a small order
-//! process, and two real daemon processes. A producer sends again what it already sent, and sends some
-//! payments before their orders; half way one daemon is killed with `kill -9`. What is printed at the end
-//! is counted from the effects themselves: an append-only table without any unique key, where a double
-//! would show and a loss would be missed.
+//! An embedded Kafka (librdkafka's mock cluster), an SQLite inbox, the `sql` engine with a small shop, and
+//! two real daemon processes. A producer sends again what it already sent, and sends some payments before
+//! their orders; half way one daemon is killed with `kill -9` and started again. What is printed at the end
+//! is counted from the effects themselves, in a table where a double would show and a loss would be missed.
 
 mod broker;
 mod daemon;
 mod effects;
 mod orders;
+mod report;
+mod scene;
+mod screen;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tempfile::TempDir;
 
-use super::{Failure, print};
+use super::{Failure, Globals, print};
+use crate::http::Problems;
+use crate::telemetry;
 use crate::units::Span;
 
-use broker::Broker;
-use daemon::{Counters, Daemon};
-use effects::{Effects, Tally};
 use orders::Orders;
+use report::Report;
+use scene::Scene;
 
-/// Everything must have its effect this long after the last one had; otherwise it is lost.
-const STANDSTILL: Duration = Duration::from_secs(45);
-/// How often the screen and the counters are looked at.
-const TICK: Duration = Duration::from_millis(250);
+/// The mock cluster is made for tests and says much that means nothing here.
+const QUIET: &str = "warn,rdkafka=off,librdkafka=off";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   sluice demo
-  sluice demo --for 1m --rate 500 --seed 7
-  sluice demo --for 10s --json")]
+  sluice demo --for 1m --rate 1000 --seed 7
+  sluice demo --for 10s --json
+  sluice demo --dir demo && cd demo && sluice inbox list")]
 pub struct Arguments {
     /// How long messages are sent
     #[arg(long = "for", value_name = "DURATION", default_value = "20s", value_parser = span)]
@@ -50,251 +53,130 @@ pub struct Arguments {
     /// Print the result as one JSON object; progress goes to standard error
     #[arg(long)]
     json: bool,
-    /// Keep the folder with configuration, database and logs
-    #[arg(long)]
-    keep: bool,
+    /// Put configuration, database and logs into this empty folder, and keep them
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Take resent payments for new ones: the demo must notice
+    #[cfg(feature = "crash_points")]
+    #[arg(long, hide = true)]
+    break_deduplication: bool,
 }
 
 fn span(text: &str) -> Result<Span, String> {
-    humantime::parse_duration(text)
-        .map(Span)
-        .map_err(|cause| format!("expected a duration such as \"20s\" or \"1m\": {cause}"))
+    let span = humantime::parse_duration(text)
+        .map_err(|cause| format!("expected a duration such as \"20s\" or \"1m\": {cause}"))?;
+    if span < Duration::from_secs(1) {
+        return Err("expected 1s or more".to_owned());
+    }
+    Ok(Span(span))
 }
 
-/// What is printed.
-#[derive(Debug, serde::Serialize)]
-struct Report {
-    sent: u64,
-    unique: u64,
-    effects: u64,
-    duplicates: u64,
-    lost: u64,
-    doubled: u64,
-    early: u64,
-    /// By cause, as the daemons counted; what the killed one counted after the last look is missing.
-    duplicates_by_cause: std::collections::BTreeMap<String, u64>,
-    redriven: u64,
-    /// From the kill to the next effect of a message that came through Kafka.
-    killed_after_seconds: f64,
-    all_done_after_seconds: f64,
-    seed: u64,
+impl Arguments {
+    fn is_broken(&self) -> bool {
+        #[cfg(feature = "crash_points")]
+        return self.break_deduplication;
+        #[cfg(not(feature = "crash_points"))]
+        false
+    }
+
+    /// How many messages should have been sent by now.
+    fn due(&self, began: Instant) -> u64 {
+        self.sent_within(began.elapsed().min(self.duration.0))
+    }
+
+    /// How many messages will be sent, more or less.
+    fn expected(&self) -> u64 {
+        self.sent_within(self.duration.0)
+    }
+
+    fn sent_within(&self, duration: Duration) -> u64 {
+        let messages = duration.as_millis() * u128::from(self.rate) / 1000;
+        u64::try_from(messages).unwrap_or(u64::MAX)
+    }
 }
 
-pub async fn demo(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let folder = tempfile::Builder::new()
-        .prefix("sluice-demo-")
-        .disable_cleanup(arguments.keep)
-        .tempdir()
-        .context("there is no place for the demo's files")?;
-    let played = play(arguments, folder.path()).await;
-    let report = match played {
-        Ok(report) => report,
-        Err(error) => {
-            let kept = folder.keep();
-            return Err(Failure::Failed(error.context(format!(
-                "the demo did not come to its end; logs are in {}",
-                kept.display()
-            ))));
+pub async fn demo(globals: &Globals, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let format = globals.log_format.unwrap_or_default();
+    telemetry::init(globals.log_filter(QUIET)?, format, Problems::default())?;
+    let mut folder = Folder::make(arguments.dir.as_deref())?;
+    let played = tokio::select! {
+        played = play(arguments, folder.path()) => played,
+        _ = tokio::signal::ctrl_c() => {
+            print::error("interrupted\n");
+            return Err(Failure::Told);
         }
     };
+    let report = played.inspect_err(|_| folder.keep())?;
     if arguments.json {
         print::json(&report)?;
     } else {
         print::out(&report.table())?;
     }
-    if arguments.keep {
-        print::error(&format!("kept: {}\n", folder.path().display()));
+    if report.is_good() {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        folder.keep();
+        Ok(ExitCode::FAILURE)
     }
-    if report.lost + report.doubled > 0 {
-        return Ok(ExitCode::FAILURE);
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-async fn play(arguments: &Arguments, folder: &std::path::Path) -> anyhow::Result<Report> {
-    let effects = Effects::create(&folder.join("demo.db")).await?;
-    let broker = Broker::start()?;
-    let mut doomed = Daemon::start(folder, "one", &broker)?;
-    let mut survivor = Daemon::start(folder, "two", &broker)?;
-    doomed.until_live().await?;
-    survivor.until_live().await?;
-    let screen = Screen::new(arguments, &survivor);
+/// Where everything is; said when it is kept.
+enum Folder {
+    Named(PathBuf),
+    Temporary(TempDir),
+}
+
+impl Folder {
+    fn make(named: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = named else {
+            return tempfile::Builder::new()
+                .prefix("sluice-demo-")
+                .tempdir()
+                .map(Self::Temporary)
+                .context("there is no place for the demo's files");
+        };
+        let cannot = || format!("{} cannot be used", path.display());
+        std::fs::create_dir_all(path).with_context(cannot)?;
+        if std::fs::read_dir(path)
+            .with_context(cannot)?
+            .next()
+            .is_some()
+        {
+            bail!("{}: expected an empty folder", path.display());
+        }
+        Ok(Self::Named(path.canonicalize()?))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Named(path) => path,
+            Self::Temporary(folder) => folder.path(),
+        }
+    }
+
+    fn keep(&mut self) {
+        if let Self::Temporary(folder) = self {
+            folder.disable_cleanup(true);
+        }
+        let path = self.path().display();
+        print::error(&format!("configuration, database and logs are in {path}\n"));
+    }
+}
+
+/// The whole piece.
+async fn play(arguments: &Arguments, folder: &Path) -> anyhow::Result<Report> {
+    let duration = arguments.duration.0;
+    let mut scene = Scene::set(folder, arguments.is_broken(), arguments.expected()).await?;
     let mut orders = Orders::new(arguments.seed);
-    let (began, mut killed_at) = (Instant::now(), None);
-    let mut counters = [Counters::default(), Counters::default()];
-    let mut done_at = Instant::now();
-    let mut tally = Tally::default();
-    let mut late = None;
-    loop {
-        tokio::time::sleep(TICK).await;
-        let running = began.elapsed();
-        if running < arguments.duration.0 {
-            let due = running.as_secs_f64() * f64::from(arguments.rate);
-            broker.send(orders.until(due)).await?;
-        } else if !orders.is_closed() {
-            broker.send(orders.close()).await?;
-        }
-        if killed_at.is_none() {
-            counters[0].look(&doomed).await;
-            if running >= arguments.duration.0 / 2 {
-                doomed.kill()?;
-                killed_at = Some(Instant::now());
-                late = Some(Daemon::start(folder, "three", &broker)?);
-            }
-        }
-        counters[1].look(&survivor).await;
-        let now = effects.tally(orders.expected()).await?;
-        if now.effects > tally.effects {
-            done_at = Instant::now();
-        }
-        tally = now;
-        screen.show(&orders, &tally, killed_at.is_some());
-        let complete = orders.is_closed() && tally.lost == 0;
-        if complete || (orders.is_closed() && done_at.elapsed() > STANDSTILL) {
-            break;
-        }
+    let began = Instant::now();
+    while began.elapsed() < duration / 2 {
+        scene.tick(&mut orders, arguments.due(began)).await?;
     }
-    screen.finish();
-    // Whatever would still double something gets its chance before the last count.
-    let mut redriven = Counters::default();
-    if let Some(late) = late {
-        redriven.look(&late).await;
-        late.stop().await?;
+    let killed_after = began.elapsed();
+    scene.kill_one(&mut orders, arguments.due(began)).await?;
+    while began.elapsed() < duration {
+        scene.tick(&mut orders, arguments.due(began)).await?;
     }
-    counters[1].look(&survivor).await;
-    survivor.stop().await?;
-    let tally = effects.tally(orders.expected()).await?;
-    let killed_at = killed_at.context("nobody was killed: --for is too short")?;
-    let all = [&counters[0], &counters[1], &redriven];
-    Ok(Report {
-        sent: orders.sent(),
-        unique: orders.unique(),
-        effects: tally.effects,
-        duplicates: orders.sent() - orders.unique(),
-        lost: tally.lost,
-        doubled: tally.doubled,
-        early: orders.early(),
-        duplicates_by_cause: Counters::by_cause(&all),
-        redriven: all.iter().map(|counters| counters.recovered()).sum(),
-        killed_after_seconds: killed_at.duration_since(began).as_secs_f64(),
-        all_done_after_seconds: done_at.duration_since(began).as_secs_f64(),
-        seed: arguments.seed,
-    })
-}
-
-impl Report {
-    fn table(&self) -> String {
-        let causes = self
-            .duplicates_by_cause
-            .iter()
-            .map(|(cause, count)| format!("{count} {cause}"))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let rows = [
-            ("sent", self.sent.to_string(), String::new()),
-            ("unique", self.unique.to_string(), "dedup keys".to_owned()),
-            (
-                "effects",
-                self.effects.to_string(),
-                "rows that the process appended".to_owned(),
-            ),
-            (
-                "duplicates",
-                self.duplicates.to_string(),
-                format!("sent more than once; seen by the daemons: {causes}"),
-            ),
-            (
-                "early",
-                self.early.to_string(),
-                "payments sent before their order".to_owned(),
-            ),
-            (
-                "re-driven",
-                self.redriven.to_string(),
-                "waiting rows that the sweepers took up".to_owned(),
-            ),
-            (
-                "killed",
-                format!("{:.1} s", self.killed_after_seconds),
-                "kill -9 of one daemon, a third one was started".to_owned(),
-            ),
-            (
-                "all done",
-                format!("{:.1} s", self.all_done_after_seconds),
-                String::new(),
-            ),
-            ("lost", self.lost.to_string(), String::new()),
-            ("doubled", self.doubled.to_string(), String::new()),
-        ];
-        let rows = rows
-            .into_iter()
-            .map(|(name, number, note)| vec![name.to_owned(), number, note])
-            .collect();
-        format!("{}\n", print::table(&["", "", ""], rows))
-    }
-}
-
-/// Progress: a bar on a terminal, a line now and then elsewhere.
-struct Screen {
-    bar: ProgressBar,
-    lines: bool,
-    shown_at: std::cell::Cell<Instant>,
-}
-
-impl Screen {
-    fn new(arguments: &Arguments, daemon: &Daemon) -> Self {
-        let lines = !print::errors_are_read_by_people();
-        print::error(&format!(
-            "two daemons are running; status page: http://{}/\n",
-            daemon.address()
-        ));
-        let expected = arguments.duration.0.as_secs_f64() * f64::from(arguments.rate);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a positive number of messages, rounded for the bar"
-        )]
-        let bar =
-            ProgressBar::with_draw_target(Some(expected as u64), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
-            bar.set_style(style);
-        }
-        Self {
-            bar,
-            lines,
-            shown_at: std::cell::Cell::new(Instant::now()),
-        }
-    }
-
-    fn show(&self, orders: &Orders, tally: &Tally, killed: bool) {
-        let killed = if killed { ", one daemon killed" } else { "" };
-        let text = format!(
-            "sent {}, unique {}, effects {}, doubled {}{killed}",
-            orders.sent(),
-            orders.unique(),
-            tally.effects,
-            tally.doubled
-        );
-        if !self.lines {
-            self.bar.set_position(orders.sent());
-            self.bar.set_message(text);
-        } else if self.shown_at.get().elapsed() >= Duration::from_secs(2) {
-            self.shown_at.set(Instant::now());
-            print::error(&format!("{text}\n"));
-        }
-    }
-
-    fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-/// A port that nobody listens on at this moment.
-fn free_port() -> anyhow::Result<u16> {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
-    let port = listener.local_addr()?.port();
-    if port == 0 {
-        bail!("the system gave no port");
-    }
-    Ok(port)
+    scene.finish(&mut orders).await?;
+    scene.report(&orders, killed_after, arguments.seed).await
 }

@@ -21,6 +21,9 @@ pub struct Arguments {
     /// Create or upgrade Sluice's own tables first; otherwise tables that are missing or old are refused
     #[arg(long)]
     migrate: bool,
+    /// End when standard input does, with whoever started this process
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
 }
 
 pub async fn run(globals: &Globals, arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -32,6 +35,9 @@ pub async fn run(globals: &Globals, arguments: &Arguments) -> Result<ExitCode, F
     for warning in warnings.to_string().lines() {
         tracing::warn!("{warning}");
     }
+    if arguments.until_stdin_ends {
+        std::thread::spawn(end_with_stdin);
+    }
     let options = Options {
         migrate: arguments.migrate,
     };
@@ -42,4 +48,11 @@ pub async fn run(globals: &Globals, arguments: &Arguments) -> Result<ExitCode, F
             Err(Failure::Told)
         }
     }
+}
+
+/// Nobody is left who could end this process in a better way, and it is made to be killed at any moment.
+fn end_with_stdin() {
+    let read = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    tracing::error!(error = ?read.err(), "standard input has ended");
+    std::process::exit(1);
 }

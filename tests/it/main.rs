@@ -13,6 +13,7 @@ mod config;
 mod crash;
 mod daemon;
 mod dashboards;
+mod demo;
 mod deploy;
 mod e2e;
 mod effects;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,62 +11,78 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::broker::Broker;
-use super::free_port;
 use crate::metrics::Samples;
 
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_mins(1);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(50);
+/// The configuration, in the folder that is every daemon's own.
+const FILE: &str = "sluice.toml";
+
+/// Writes the configuration that all daemons of the demo share.
+pub fn configure(folder: &Path, broken: bool) -> anyhow::Result<()> {
+    let mut text = include_str!("shop.toml").to_owned();
+    if broken {
+        // Each record is its own message then, and a resent payment is another payment.
+        text = text.replace("\"$.paymentId\"\n\n", "\"@coordinates\"\n\n");
+    }
+    fs::write(folder.join(FILE), text).context("the configuration cannot be written")
+}
 
 /// One process.
 pub struct Daemon {
     name: String,
-    port: u16,
     child: Child,
+    log: PathBuf,
+    address: String,
 }
 
 impl Daemon {
-    pub fn start(folder: &Path, name: &str, broker: &Broker) -> anyhow::Result<Self> {
-        let port = free_port()?;
-        let config = folder.join(format!("{name}.toml"));
-        fs::write(
-            &config,
-            configuration(folder, name, port, &broker.address()),
-        )?;
-        let log = fs::File::create(folder.join(format!("{name}.log")))?;
+    /// Starts it and waits until it listens; it joins its group on its own time.
+    pub async fn start(folder: &Path, name: &str, broker: &Broker) -> anyhow::Result<Self> {
+        let log = folder.join(format!("{name}.log"));
         let program = std::env::current_exe().context("this program does not know itself")?;
         let child = Command::new(program)
-            .args(["run", "--migrate", "-c"])
-            .arg(&config)
-            .env_remove("SLUICE_CONFIG")
-            .stdin(Stdio::null())
+            // Its standard input ends with this process, however that ends.
+            .args(["run", "--until-stdin-ends", "-c", FILE])
+            .current_dir(folder)
+            .env("DEMO_NODE", name)
+            .env("DEMO_PORT", "0")
+            .env("DEMO_KAFKA", broker.address())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(fs::File::create(&log)?)
             .spawn()
-            .context("the daemon does not start")?;
-        Ok(Self {
+            .context("a daemon does not start")?;
+        let mut daemon = Self {
             name: name.to_owned(),
-            port,
             child,
-        })
+            log,
+            address: String::new(),
+        };
+        daemon.address = daemon.until(Self::logged_address, "listen").await?;
+        Ok(daemon)
     }
 
-    pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+    /// Where its pages are.
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
     }
 
-    /// Until it answers; it joins its group on its own time.
-    pub async fn until_live(&mut self) -> anyhow::Result<()> {
+    /// Until the group has given it partitions to read.
+    pub async fn until_reading(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
-        while self.get("/health/live").await.is_err() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("daemon {} ended while it started: {status}", self.name);
+        loop {
+            if let Ok(samples) = self.samples().await {
+                let lags = samples.sum_by("sluice_kafka_lag", ["topic", "partition"]);
+                if !lags.is_empty() {
+                    return Ok(());
+                }
             }
-            if began.elapsed() > START_LIMIT {
-                bail!("daemon {} did not start within {START_LIMIT:?}", self.name);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.must_run("read", began)?;
+            tokio::time::sleep(PAUSE).await;
         }
-        Ok(())
     }
 
     /// `kill -9`.
@@ -92,23 +108,60 @@ impl Daemon {
                 self.kill()?;
                 bail!("daemon {} did not drain within {STOP_LIMIT:?}", self.name);
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
-    async fn get(&self, path: &str) -> anyhow::Result<String> {
+    async fn until<T>(
+        &mut self,
+        look: impl Fn(&Self) -> Option<T>,
+        what: &str,
+    ) -> anyhow::Result<T> {
+        let began = Instant::now();
+        loop {
+            if let Some(found) = look(self) {
+                return Ok(found);
+            }
+            self.must_run(what, began)?;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn must_run(&mut self, what: &str, since: Instant) -> anyhow::Result<()> {
+        let name = &self.name;
+        if let Some(status) = self.child.try_wait()? {
+            bail!("daemon {name} ended ({status}) and did not {what}");
+        }
+        if since.elapsed() > START_LIMIT {
+            bail!("daemon {name} did not {what} within {START_LIMIT:?}");
+        }
+        Ok(())
+    }
+
+    /// It takes any free port, and says which in its first line.
+    fn logged_address(&self) -> Option<String> {
+        let log = fs::read_to_string(&self.log).ok()?;
+        let (_, rest) = log.split_once("http=")?;
+        let line_is_whole = rest.contains('\n');
+        let address = rest.split_whitespace().next()?;
+        line_is_whole.then(|| address.to_owned())
+    }
+
+    async fn samples(&self) -> anyhow::Result<Samples> {
         let asking = async {
-            let mut stream = TcpStream::connect(self.address()).await?;
-            let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-            stream.write_all(request.as_bytes()).await?;
+            let mut stream = TcpStream::connect(&self.address).await?;
+            // HTTP/1.0: the answer is whole when the connection ends.
+            stream
+                .write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                .await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;
             Ok::<_, std::io::Error>(answer)
         };
         let answer = tokio::time::timeout(Duration::from_secs(2), asking).await??;
         match answer.split_once("\r\n\r\n") {
-            Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
-            _ => bail!("no good answer from {path}"),
+            Some((head, body)) if head.contains(" 200 ") => Ok(Samples::parse(body)),
+            _ => bail!("daemon {} does not tell its metrics", self.name),
         }
     }
 }
@@ -121,39 +174,32 @@ impl Drop for Daemon {
     }
 }
 
-/// What one daemon counted, by its own metrics; kept when it is killed.
+/// Duplicates by cause, as one daemon counted them; kept when it is killed.
 #[derive(Debug, Default)]
-pub struct Counters {
-    duplicates: BTreeMap<String, u64>,
-    recovered: u64,
-}
+pub struct Causes(BTreeMap<String, u64>);
 
-impl Counters {
+impl Causes {
     /// A daemon that does not answer keeps its last numbers.
     pub async fn look(&mut self, daemon: &Daemon) {
-        let Ok(text) = daemon.get("/metrics").await else {
-            return;
-        };
-        let samples = Samples::parse(&text);
-        self.duplicates = samples
-            .sum_by("sluice_duplicates_total", ["cause"])
-            .into_iter()
-            .map(|([cause], count)| (cause.clone(), whole(count)))
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        self.recovered = whole(samples.sum("sluice_recovered_total"));
-    }
-
-    pub fn recovered(&self) -> u64 {
-        self.recovered
-    }
-
-    pub fn by_cause(all: &[&Self]) -> BTreeMap<String, u64> {
-        let mut sum = BTreeMap::new();
-        for (cause, count) in all.iter().flat_map(|counters| &counters.duplicates) {
-            *sum.entry(cause.clone()).or_default() += count;
+        if let Ok(samples) = daemon.samples().await {
+            self.0 = samples
+                .sum_by("sluice_duplicates_total", ["cause"])
+                .into_iter()
+                .map(|([cause], count)| (cause, whole(count)))
+                .filter(|(_, count)| *count > 0)
+                .collect();
         }
-        sum
+    }
+
+    pub fn add(mut self, other: &Self) -> Self {
+        for (cause, count) in &other.0 {
+            *self.0.entry(cause.clone()).or_default() += count;
+        }
+        self
+    }
+
+    pub fn into_inner(self) -> BTreeMap<String, u64> {
+        self.0
     }
 }
 
@@ -164,68 +210,4 @@ impl Counters {
 )]
 fn whole(counter: f64) -> u64 {
     counter as u64
-}
-
-fn configuration(folder: &Path, name: &str, port: u16, brokers: &str) -> String {
-    let database = folder.join("demo.db");
-    let payment_key = if deduplication_is_broken() {
-        "@coordinates"
-    } else {
-        "$.paymentId"
-    };
-    format!(
-        r#"# The demo's configuration: two routes, one inbox, an engine that is a table.
-[node]
-name = "{name}"
-
-[inbox]
-url = "sqlite:{database}"
-
-[http]
-listen = "127.0.0.1:{port}"
-
-[sources.orders.kafka]
-bootstrap_servers = "{brokers}"
-topics = ["orders"]
-group_id = "demo-orders"
-session_timeout = "3s"
-
-[sources.payments.kafka]
-bootstrap_servers = "{brokers}"
-topics = ["payments"]
-group_id = "demo-payments"
-session_timeout = "3s"
-
-[engines.process.sql]
-match = "SELECT 1 WHERE :kind = 'order' OR EXISTS (SELECT 1 FROM effects WHERE kind = 'order' AND id = :order_id)"
-apply = "INSERT INTO effects (kind, id, amount) VALUES (:kind, :id, :amount)"
-
-[routes.order-placed]
-source = "orders"
-engine = "process"
-dedup_key = "$.orderId"
-
-[routes.order-placed.apply]
-business_key = "$.orderId"
-variables = {{ kind = "order", id = "$.orderId", order_id = "$.orderId", amount = "$.amount" }}
-
-[routes.payment-received]
-source = "payments"
-engine = "process"
-dedup_key = "{payment_key}"
-
-[routes.payment-received.apply]
-business_key = "$.orderId"
-variables = {{ kind = "payment", id = "$.paymentId", order_id = "$.orderId", amount = "$.amount" }}
-"#,
-        database = database.display()
-    )
-}
-
-/// A test breaks deduplication on purpose, to see that the demo would show it.
-fn deduplication_is_broken() -> bool {
-    #[cfg(feature = "crash_points")]
-    return std::env::var_os("SLUICE_BREAK").is_some_and(|what| what == "dedup");
-    #[cfg(not(feature = "crash_points"))]
-    false
 }

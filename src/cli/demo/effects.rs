@@ -1,16 +1,19 @@
-//! The effects: an append-only table without any unique key, counted from outside.
+//! The effects, counted from outside: an append-only table without any unique key.
+//!
+//! Invariant: a row is read once, by its number, so that looking often costs little.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::json;
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 
-use super::orders::Kind;
+use super::orders::Id;
+use crate::inbox::sqlite::SqliteInbox;
+use crate::inbox::{Inbox, InboxConfig};
 
-/// The rows, held against what was sent.
+/// The effects, held against what was sent.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
     pub effects: u64,
@@ -20,48 +23,86 @@ pub struct Tally {
     pub doubled: u64,
 }
 
+/// The file that the daemons share, and what was read of it so far.
 pub struct Effects {
-    pool: SqlitePool,
+    inbox: SqliteInbox,
+    last_row: i64,
+    /// How many effects each message had.
+    seen: HashMap<Id, u64>,
 }
 
 impl Effects {
-    pub async fn create(path: &Path) -> anyhow::Result<Self> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
+    /// Makes the inbox's tables and the shop's.
+    pub async fn create(file: &Path) -> anyhow::Result<Self> {
+        let path = file.display().to_string();
+        // What an URL would read as something else.
+        let path = path.replace('%', "%25").replace('?', "%3F");
+        let config: InboxConfig =
+            serde_json::from_value(json!({ "url": format!("sqlite:{path}") }))?;
+        let inbox = SqliteInbox::connect(&config)?;
+        inbox.migrate().await?;
+        sqlx::raw_sql(include_str!("shop.sql"))
+            .execute(inbox.writer())
             .await
-            .with_context(|| format!("{} cannot be made", path.display()))?;
-        // No unique key, on purpose: a double must be possible, or its absence would prove nothing.
-        for statement in [
-            "CREATE TABLE effects (kind TEXT NOT NULL, id TEXT NOT NULL, amount INTEGER NOT NULL)",
-            "CREATE INDEX effects_of ON effects (kind, id)",
-        ] {
-            sqlx::query(statement).execute(&pool).await?;
-        }
-        Ok(Self { pool })
+            .context("the shop's tables cannot be made")?;
+        Ok(Self {
+            inbox,
+            last_row: 0,
+            seen: HashMap::new(),
+        })
     }
 
-    pub async fn tally(&self, expected: &BTreeSet<(Kind, String)>) -> anyhow::Result<Tally> {
-        let rows = sqlx::query("SELECT kind, id, count(*) AS times FROM effects GROUP BY kind, id")
-            .fetch_all(&self.pool)
-            .await?;
-        let mut seen: BTreeMap<(String, String), u64> = BTreeMap::new();
+    /// Reads what was appended since the last look.
+    pub async fn look(&mut self) -> anyhow::Result<()> {
+        let rows = sqlx::query(
+            "/* demo.effects */ SELECT rowid, message FROM effects WHERE rowid > ?1 ORDER BY rowid",
+        )
+        .bind(self.last_row)
+        .fetch_all(self.inbox.readers())
+        .await?;
         for row in rows {
-            let times: i64 = row.get("times");
-            seen.insert((row.get("kind"), row.get("id")), u64::try_from(times)?);
+            self.last_row = row.try_get("rowid")?;
+            *self.seen.entry(row.try_get("message")?).or_default() += 1;
         }
-        let missing = expected
-            .iter()
-            .filter(|(kind, key)| !seen.contains_key(&(kind.as_str().to_owned(), key.clone())));
-        Ok(Tally {
-            effects: seen.values().sum(),
-            lost: missing.count() as u64,
-            doubled: seen.values().map(|times| times - 1).sum(),
-        })
+        Ok(())
+    }
+
+    pub fn has(&self, id: &Id) -> bool {
+        self.seen.contains_key(id)
+    }
+
+    pub fn tally(&self, expected: &BTreeSet<Id>) -> Tally {
+        Tally {
+            effects: self.seen.values().sum(),
+            lost: expected.iter().filter(|id| !self.has(id)).count() as u64,
+            doubled: self.seen.values().map(|times| times - 1).sum(),
+        }
+    }
+
+    /// How many messages had an effect, as quickly as can be told.
+    pub fn distinct(&self) -> u64 {
+        self.seen.len() as u64
+    }
+
+    /// Those of these messages that have no effect yet.
+    pub fn without<'a>(&self, ids: impl Iterator<Item = &'a Id>) -> HashSet<Id> {
+        ids.filter(|id| !self.has(id)).cloned().collect()
+    }
+
+    /// Rows that did not have their effect at once: a sweep took them up, once or several times.
+    pub async fn redriven(&self) -> anyhow::Result<u64> {
+        let count: i64 = sqlx::query_scalar(
+            "/* demo.redriven */ SELECT count(*) FROM inbox WHERE state = 'done' AND epoch > 1",
+        )
+        .fetch_one(self.inbox.readers())
+        .await?;
+        Ok(u64::try_from(count)?)
+    }
+
+    /// All duplicates that any node met, also one that was killed: counted in the transactions that met them.
+    pub async fn duplicates(&self) -> anyhow::Result<u64> {
+        let nodes = self.inbox.nodes().await?;
+        let duplicates: i64 = nodes.iter().map(|node| node.duplicates).sum();
+        Ok(u64::try_from(duplicates)?)
     }
 }

@@ -2,33 +2,15 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-/// Where a message goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    Order,
-    Payment,
-}
-
-impl Kind {
-    pub fn topic(self) -> &'static str {
-        match self {
-            Self::Order => "orders",
-            Self::Payment => "payments",
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Order => "order",
-            Self::Payment => "payment",
-        }
-    }
-}
+/// What makes a message the same message: `o-17` is an order, `p-17` its payment.
+pub type Id = String;
 
 /// One send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sending {
-    pub kind: Kind,
+    pub topic: &'static str,
+    pub id: Id,
+    /// The record's key: an order and its payments have one.
     pub key: String,
     pub payload: String,
 }
@@ -40,13 +22,15 @@ pub struct Orders {
     next: u64,
     sent: u64,
     early: u64,
-    unique: BTreeSet<(Kind, String)>,
+    unique: BTreeSet<Id>,
     /// Sent already, to be sent again after so many further sends.
     again: VecDeque<(u64, Sending)>,
     /// The other half of an order, to be sent after so many further sends.
     later: VecDeque<(u64, Sending)>,
-    closed: bool,
 }
+
+pub const ORDERS: &str = "orders";
+pub const PAYMENTS: &str = "payments";
 
 /// One in ten is sent twice.
 const TWICE: u32 = 10;
@@ -63,27 +47,20 @@ impl Orders {
             unique: BTreeSet::new(),
             again: VecDeque::new(),
             later: VecDeque::new(),
-            closed: false,
         }
     }
 
     /// What is due when so many should have been sent.
-    pub fn until(&mut self, due: f64) -> Vec<Sending> {
+    pub fn until(&mut self, due: u64) -> Vec<Sending> {
         let mut sendings = Vec::new();
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a demo sends less than 2^52 messages"
-        )]
-        while (self.sent as f64) < due {
-            let sending = self.one();
-            sendings.push(sending);
+        while self.sent < due {
+            sendings.push(self.one());
         }
         sendings
     }
 
     /// Everything that is still planned; after it nothing more is sent.
     pub fn close(&mut self) -> Vec<Sending> {
-        self.closed = true;
         let rest: Vec<Sending> = self
             .later
             .drain(..)
@@ -94,10 +71,6 @@ impl Orders {
             self.count(sending);
         }
         rest
-    }
-
-    pub fn is_closed(&self) -> bool {
-        self.closed
     }
 
     pub fn sent(&self) -> u64 {
@@ -113,8 +86,16 @@ impl Orders {
         self.early
     }
 
+    /// What was sent and can have its effect now: all but payments whose order was not sent yet.
+    pub fn ready(&self) -> impl Iterator<Item = &Id> {
+        self.unique.iter().filter(|id| match id.strip_prefix("p-") {
+            Some(number) => self.unique.contains(&format!("o-{number}")),
+            None => true,
+        })
+    }
+
     /// What must have exactly one effect each.
-    pub fn expected(&self) -> &BTreeSet<(Kind, String)> {
+    pub fn expected(&self) -> &BTreeSet<Id> {
         &self.unique
     }
 
@@ -144,13 +125,15 @@ impl Orders {
         self.next += 1;
         let (number, amount) = (self.next, self.random.u32(100..100_000));
         let order = Sending {
-            kind: Kind::Order,
+            topic: ORDERS,
+            id: format!("o-{number}"),
             key: format!("o-{number}"),
             payload: format!(r#"{{"orderId":"o-{number}","amount":{amount}}}"#),
         };
         let payment = Sending {
-            kind: Kind::Payment,
-            key: format!("p-{number}"),
+            topic: PAYMENTS,
+            id: format!("p-{number}"),
+            key: format!("o-{number}"),
             payload: format!(
                 r#"{{"paymentId":"p-{number}","orderId":"o-{number}","amount":{amount}}}"#
             ),
@@ -169,7 +152,7 @@ impl Orders {
 
     fn count(&mut self, sending: &Sending) {
         self.sent += 1;
-        self.unique.insert((sending.kind, sending.key.clone()));
+        self.unique.insert(sending.id.clone());
     }
 }
 
@@ -180,21 +163,23 @@ mod tests {
     #[test]
     fn a_seed_says_everything_and_about_one_in_ten_is_sent_twice() {
         let mut one = Orders::new(7);
-        let mut all = one.until(5000.0);
+        let mut all = one.until(5000);
         all.extend(one.close());
         let mut same = Orders::new(7);
-        let mut again = same.until(5000.0);
+        let mut again = same.until(5000);
         again.extend(same.close());
         assert_eq!(all, again);
         assert_eq!(all.len() as u64, one.sent());
         let twice = one.sent() - one.unique();
         assert!((300..700).contains(&twice), "{twice} sent twice");
         assert!(one.early() > 300, "{} early", one.early());
-        let halves = |kind| one.expected().iter().filter(|(k, _)| *k == kind).count();
-        assert_eq!(
-            halves(Kind::Order),
-            halves(Kind::Payment),
-            "every half has its other"
-        );
+        let halves = |kind| {
+            one.expected()
+                .iter()
+                .filter(|id| id.starts_with(kind))
+                .count()
+        };
+        assert_eq!(halves("o-"), halves("p-"), "every half has its other");
+        assert_eq!(one.ready().count(), one.expected().len());
     }
 }

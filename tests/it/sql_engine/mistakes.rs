@@ -22,8 +22,7 @@ engine = "shop"
 "#
     );
     match Config::parse("sluice.toml", &text, &|_| None) {
-        Ok((_, report)) => report.render(Look::Plain),
-        Err(report) => report.render(Look::Plain),
+        Ok((_, report)) | Err(report) => report.render(Look::Plain),
     }
 }
 
