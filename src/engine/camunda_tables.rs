@@ -258,7 +258,6 @@ impl Engine<Tx> for CamundaTables {
 
     async fn inspect(&self, tx: &mut Tx) -> Result<Vec<Finding>, DbError> {
         let schema = EngineSchema::read(tx, &self.tables, &self.config).await?;
-        self.definitions.refresh(tx, &self.tables).await?;
         Ok(schema.findings(&self.name, &self.config))
     }
 }

@@ -12,6 +12,7 @@ mod asks;
 mod broadcast;
 mod constructs;
 mod history;
+mod levels;
 mod oracle;
 mod place;
 mod proof;

@@ -127,22 +127,26 @@ impl Place {
     /// `settings`: those of `[engines.NAME.camunda_tables]`.
     pub async fn node_with(&self, settings: Value, routes: &[(&str, String)]) -> Node<'_> {
         let config = config(&self.url(), self.schema.name());
-        self.node_on(config, settings, routes).await
+        let node = self.node_on(config, settings, routes);
+        node.refresh().await;
+        node
     }
 
     /// A node whose sessions the server ends soon when nothing comes from it inside a transaction.
     pub async fn impatient_node(&self, routes: &[(&str, String)]) -> Node<'_> {
         let mut config = config(&self.url(), self.schema.name());
         config.idle_in_transaction_timeout = Span::ms(300);
-        self.node_on(config, json!({}), routes).await
+        let node = self.node_on(config, json!({}), routes);
+        node.refresh().await;
+        node
     }
 
-    async fn node_on(
-        &self,
-        config: InboxConfig,
-        settings: Value,
-        routes: &[(&str, String)],
-    ) -> Node<'_> {
+    /// A node that has never looked at its engine, and has no routes.
+    pub fn idle_node(&self, settings: Value) -> Node<'_> {
+        self.node_on(config(&self.url(), self.schema.name()), settings, &[])
+    }
+
+    fn node_on(&self, config: InboxConfig, settings: Value, routes: &[(&str, String)]) -> Node<'_> {
         let inbox = PostgresInbox::connect(&config, "sluice/test").unwrap();
         let settings = serde_json::from_value(settings).unwrap();
         let engine = Arc::new(CamundaTables::new("shop", settings, self.schema.name()));
@@ -163,15 +167,13 @@ impl Place {
             Retention::default(),
             SweeperConfig::default(),
         );
-        let node = Node {
+        Node {
             place: self,
             inbox,
             engine,
             intake,
             sweeper,
-        };
-        node.refresh().await;
-        node
+        }
     }
 
     /// The row of a key.
@@ -446,7 +448,9 @@ async fn grant(schema: &Schema, variables: &[&str]) {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/grants.sql");
     let mut command = tokio::process::Command::new("psql");
     command.args(["-X", "-q", "-d", schema.url()]);
-    for variable in ["engine=public"].iter().chain(variables) {
+    let own = variables.iter().any(|v| v.starts_with("engine="));
+    let engine: &[&str] = if own { &[] } else { &["engine=public"] };
+    for variable in engine.iter().chain(variables) {
         command.args(["-v", variable]);
     }
     let role = format!(
