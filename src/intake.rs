@@ -19,8 +19,8 @@ mod verdict;
 pub use redrive::Driven;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use schemars::JsonSchema;
@@ -80,6 +80,8 @@ pub struct Intake<I: Inbox> {
     handed: Notify,
     /// Batches that wait for the database; a drain does not wait with them.
     stalled: AtomicUsize,
+    /// Why nothing can be stored now.
+    outage: Mutex<Option<String>>,
 }
 
 /// A delivery whose row cannot be written at all: its source stops, and the delivery stays unacknowledged.
@@ -111,7 +113,19 @@ impl<I: Inbox> Intake<I> {
             config,
             handed: Notify::new(),
             stalled: AtomicUsize::new(0),
+            outage: Mutex::new(None),
         }
+    }
+
+    /// Why nothing can be stored now, though the database may answer questions: sources are paused.
+    pub fn outage(&self) -> Option<String> {
+        let outage = self.outage.lock();
+        outage.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_outage(&self, why: Option<String>) {
+        let outage = self.outage.lock();
+        *outage.unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Notified after a commit that may have handed something.

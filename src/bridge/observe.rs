@@ -44,7 +44,7 @@ impl<I: Inbox> Observer<I> {
             };
             match shutdown.unless_draining(look).await {
                 None => return,
-                Some(Ok(())) => self.board.set_ready("inbox"),
+                Some(Ok(())) => self.show_outage(),
                 Some(Err(error)) => {
                     metrics::db_error(error.class.as_str());
                     self.board.set_not_ready("inbox", error.to_string());
@@ -69,6 +69,18 @@ impl<I: Inbox> Observer<I> {
             refreshed?;
         }
         Ok(())
+    }
+
+    /// Whether the intake can write is its own to say: a database that is read-only or full answers here.
+    fn show_outage(&self) {
+        let outage = self.intake.outage();
+        match &outage {
+            None => self.board.set_ready("inbox"),
+            Some(why) => self.board.set_not_ready("inbox", why),
+        }
+        for route in self.intake.routes().iter() {
+            self.board.set_paused(&route.source, outage.clone());
+        }
     }
 
     async fn refresh(&self, engine: &dyn Engine<I::Tx>) -> Result<(), DbError> {

@@ -62,7 +62,10 @@ impl<I: Inbox> Intake<I> {
         while let Some(part) = parts.pop_front() {
             let began = Instant::now();
             match self.limited(Box::pin(self.transact(&part.items))).await {
-                Ok(fates) => record(&part.items, &fates, began, arrived),
+                Ok(fates) => {
+                    self.set_outage(None);
+                    record(&part.items, &fates, began, arrived);
+                }
                 Err(error) => {
                     metrics::db_error(error.class.as_str());
                     for rest in self.remedy(part, error).await?.into_iter().rev() {
@@ -87,9 +90,12 @@ impl<I: Inbox> Intake<I> {
             Class::Data | Class::Message => Ok(part.halves()),
             Class::Again | Class::Outage => {
                 tracing::warn!(%error, messages = part.items.len(), "the batch is tried again");
+                if !error.may_be_the_batch() {
+                    self.set_outage(Some(error.to_string()));
+                }
                 let stalled = Stalled::new(&self.stalled);
                 tokio::time::sleep(part.delays.next_delay()).await;
-                self.until_database_answers(&mut part.delays).await;
+                self.probe(&mut part.delays).await;
                 drop(stalled);
                 if error.may_be_the_batch() {
                     part.failures += 1;
@@ -128,11 +134,18 @@ impl<I: Inbox> Intake<I> {
         Ok(vec![Part::new(single.items)])
     }
 
-    /// Probes until the database answers and takes writes.
+    /// Probes until the database answers and takes writes; then nothing is known to be in the way.
     pub(super) async fn until_database_answers(&self, delays: &mut Delays) {
+        self.probe(delays).await;
+        self.set_outage(None);
+    }
+
+    /// The same for a batch that failed: whether it can be stored now, only it can tell.
+    async fn probe(&self, delays: &mut Delays) {
         while let Err(error) = self.inbox.probe().await {
             metrics::db_error(error.class.as_str());
             tracing::warn!(%error, "the database does not answer, sources are paused");
+            self.set_outage(Some(error.to_string()));
             tokio::time::sleep(delays.next_delay()).await;
         }
     }
