@@ -21,6 +21,7 @@ mod engine;
 mod http;
 mod inbox;
 mod model;
+mod outage;
 mod rig;
 mod sources;
 mod sql_engine;

@@ -1,0 +1,73 @@
+//! The brokers.
+
+use crate::crash::shop::{Entrance, LIMIT, Message, Shop, messages};
+use crate::daemon::Daemon;
+use crate::rig::{QueueKind, Server};
+
+/// What is sent in each phase.
+const PARTS: usize = 5;
+
+fn part(all: &[Message], nth: usize) -> &[Message] {
+    let chunk = all.len().div_ceil(PARTS);
+    all.chunks(chunk).nth(nth).unwrap_or_default()
+}
+
+/// Ends the broker in each way while the daemon has deliveries of it in hand.
+///
+/// `heartbeats`: its client notices within seconds that a broker answers nothing.
+async fn goes_and_comes(broker: &Server, entrance: Entrance, heartbeats: bool) {
+    let shop = Shop::open().await;
+    let daemon = Daemon::start(&shop.config(&[("orders", &entrance)], ""), &[]).await;
+    let sent = messages(&shop.orders("order", 30), 21);
+    entrance.send(part(&sent, 0)).await;
+    let committed = |at_least| daemon.until_count("sluice_messages_total", &[], at_least);
+    committed(10).await;
+
+    entrance.send(part(&sent, 1)).await;
+    broker.stop().await;
+    says_that_the_source_is_away(&daemon).await;
+    broker.start().await;
+    daemon.until_ready().await;
+
+    entrance.send(part(&sent, 2)).await;
+    broker.kill().await;
+    says_that_the_source_is_away(&daemon).await;
+    broker.start().await;
+    daemon.until_ready().await;
+
+    entrance.send(part(&sent, 3)).await;
+    if heartbeats {
+        broker.freeze().await;
+        says_that_the_source_is_away(&daemon).await;
+        broker.thaw().await;
+        daemon.until_ready().await;
+    }
+
+    entrance.send(part(&sent, 4)).await;
+    shop.until_done(&sent, LIMIT).await;
+    entrance.until_drained().await;
+    shop.assert_exact(&sent).await;
+    daemon.stop().await;
+}
+
+async fn says_that_the_source_is_away(daemon: &Daemon) {
+    let said = daemon.until_not_ready().await.to_string();
+    assert!(said.contains("source orders"), "{said}");
+    assert!(daemon.live().await, "nobody should end it for that");
+    let connected = daemon.count("sluice_source_connected", &[]).await;
+    assert_eq!(connected, 0, "the metric agrees");
+}
+
+#[tokio::test]
+async fn rabbitmq_may_go_and_come_under_load() {
+    let broker = Server::rabbitmq(&[]).await;
+    let queue = broker.as_rabbitmq().queue(QueueKind::Quorum).await;
+    goes_and_comes(&broker, Entrance::Queue(Box::new(queue)), true).await;
+}
+
+#[tokio::test]
+async fn kafka_may_go_and_come_under_load() {
+    let broker = Server::kafka(&[]).await;
+    let topic = broker.as_kafka().topic(2).await;
+    goes_and_comes(&broker, Entrance::Topic(topic), false).await;
+}
