@@ -63,17 +63,19 @@ impl DbError {
     }
 
     /// Whether an outage's error could come from what the batch holds: a statement that never fits its
-    /// time limit, an error that nobody knows. A broken connection, a full disk, a missing privilege cannot.
+    /// time limit, an error that nobody knows. A broken connection, a full disk, a table or column that
+    /// went away, a missing privilege cannot: the statements are the same for every batch.
     pub fn may_be_the_batch(&self) -> bool {
-        let Some(code) = self.code() else {
-            let cause = match &self.source {
-                sqlx::Error::Io(cause) => Some(cause.kind()),
-                _ => None,
-            };
-            return cause == Some(std::io::ErrorKind::TimedOut);
-        };
-        let about_the_server = ["08", "25", "28", "3D", "42501", "53", "57P", "58"];
-        !about_the_server.iter().any(|class| code.starts_with(class))
+        match (self.code(), &self.source) {
+            (Some(code), _) => !is_about_the_server(&code),
+            (None, sqlx::Error::Io(cause)) => cause.kind() == std::io::ErrorKind::TimedOut,
+            (None, _) => false,
+        }
+    }
+
+    /// Whether somebody else's lock or transaction is what stands in the way, however long it does.
+    pub fn is_contention(&self) -> bool {
+        matches!(self.code().as_deref(), Some("40001" | "40P01" | "55P03"))
     }
 
     /// For logs and rows: the code and the server's message, never its detail, which may quote values.
@@ -130,6 +132,15 @@ fn classify(error: &sqlx::Error) -> Class {
     }
 }
 
+/// By SQLSTATE: connection, feature, transaction state, authorization, prepared statement, database,
+/// schema, syntax and names, resources, shutdown, system.
+fn is_about_the_server(code: &str) -> bool {
+    const CLASSES: [&str; 11] = [
+        "08", "0A", "25", "26", "28", "3D", "3F", "42", "53", "57P", "58",
+    ];
+    CLASSES.iter().any(|class| code.starts_with(class))
+}
+
 /// By SQLSTATE.
 fn classify_postgres(code: &str) -> Class {
     match code {
@@ -176,6 +187,16 @@ mod tests {
         // Read-only standby, disk full, too many connections, missing privilege, admin shutdown, unknown.
         for code in ["25006", "53100", "53300", "42501", "57P01", "XX000", ""] {
             assert_eq!(classify_postgres(code), Class::Outage, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_went_away_is_nobodys_fault() {
+        for code in ["42P01", "42703", "42501", "26000", "53100", "25006"] {
+            assert!(is_about_the_server(code), "{code}");
+        }
+        for code in ["57014", "XX000", "P0001", "55P03"] {
+            assert!(!is_about_the_server(code), "{code}");
         }
     }
 

@@ -105,7 +105,8 @@ impl<I: Inbox> Intake<I> {
                 } else {
                     FAILURES_UNTIL_HALVED
                 };
-                if part.failures < patience {
+                let waits_for_others = part.is_single() && error.is_contention();
+                if part.failures < patience || waits_for_others {
                     Ok(vec![part])
                 } else if part.is_single() {
                     Self::set_aside(part, error)

@@ -1,8 +1,21 @@
 //! Nodes that die, freeze, lose answers and overtake each other, and the count of effects afterwards.
 //!
 //! The daemons, brokers, databases and engine nodes are real; effects are counted in the engine's history.
-//! Every test is named after the promise that it holds. All but the random one repeat exactly: what is
-//! sent depends on a seed, and where a node dies is a named point in its code.
+//! Every test is named after the promise that it holds. What is sent depends on a seed, and all but the
+//! random test choose where a node dies by a named point in its code.
 
+mod answers;
+mod chaos;
+mod frozen;
+mod gate;
+mod interleaved;
 mod points;
 pub mod shop;
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the place where the test harness shows what a test says"
+)]
+fn say(what: &str) {
+    eprintln!("{what}");
+}

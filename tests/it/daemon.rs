@@ -242,6 +242,17 @@ impl Daemon {
         self.process.lock().unwrap().try_wait().unwrap()
     }
 
+    /// Waits until it is stopped, by itself or by [`Signal::Stop`]: it exists and does nothing.
+    pub async fn until_stopped(&self) {
+        let file = format!("/proc/{}/stat", self.pid());
+        eventually("the daemon being stopped", LIMIT, async || {
+            let stat = std::fs::read_to_string(&file).ok()?;
+            let (_, state) = stat.rsplit_once(") ")?;
+            state.starts_with('T').then_some(())
+        })
+        .await;
+    }
+
     /// Waits for its end.
     pub async fn wait_exit(&self, limit: Duration) -> ExitStatus {
         eventually("the daemon ending", limit, async || self.exited()).await

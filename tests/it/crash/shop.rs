@@ -1,10 +1,10 @@
 //! A shop whose orders are told by messages: what was sent, and what must have come of it.
 //!
 //! A producer sends the same messages for the same seed, one in five of them twice. Each order is placed
-//! once (a start), paid several times (variant C) and called about (variant B), and takes any number of
-//! messages of each kind, so that a second effect of a message would show. Effects are counted in the
-//! engine's history alone; the inbox is only asked whether anything is still to be done, because no
-//! double can come after that.
+//! once (a start), paid several times (variant C), called about (variant B) and noted in a table of the
+//! shop's own (engine `sql`), and takes any number of messages of each kind, so that a second effect of a
+//! message would show. Effects are counted in the engine's history and in that table alone; the inbox is
+//! only asked whether anything is still to be done, because no double can come after that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::daemon::Config;
 use crate::effects::Effects;
 use crate::rig::{Deployment, Engine, Queue, QueueKind, Rig, Schema, Topic, eventually};
 
-/// How often an order is paid and called about.
+/// How often an order is paid, usually, and called about.
 const PAID: usize = 3;
 const CALLED: usize = 2;
 /// How long a shop may take to have done what it was told, on a busy machine.
@@ -92,6 +92,7 @@ enum Kind {
     Placed,
     Paid,
     Called,
+    Noted,
 }
 
 impl Kind {
@@ -100,6 +101,7 @@ impl Kind {
             Kind::Placed => "placed",
             Kind::Paid => "paid",
             Kind::Called => "called",
+            Kind::Noted => "noted",
         }
     }
 }
@@ -126,12 +128,18 @@ impl Message {
 ///
 /// Payments of one order have rising numbers.
 pub fn messages(orders: &[String], seed: u64) -> Vec<Message> {
+    messages_paying(PAID, orders, seed)
+}
+
+/// The same with so many payments of each order.
+pub fn messages_paying(times: usize, orders: &[String], seed: u64) -> Vec<Message> {
     let mut random = Random(seed);
     let mut told: Vec<(Kind, &String)> = Vec::new();
     for order in orders {
         told.push((Kind::Placed, order));
-        told.extend([(Kind::Paid, order); PAID]);
+        told.extend(vec![(Kind::Paid, order); times]);
         told.extend([(Kind::Called, order); CALLED]);
+        told.push((Kind::Noted, order));
     }
     random.shuffle(&mut told);
     let mut numbers: BTreeMap<(&str, &String), usize> = BTreeMap::new();
@@ -200,10 +208,18 @@ impl Shop {
     pub async fn on(engine: &Engine, schema: Schema) -> Shop {
         let model = ("order".to_owned(), include_str!("order.bpmn").to_owned());
         let suffix = crate::rig::unique();
+        let inbox = schema.pool().await;
+        // No unique key: a second effect shall show.
+        let book = format!(
+            "CREATE SCHEMA {0}; CREATE TABLE {0}.noted (id text, about text)",
+            schema.name()
+        );
+        let made = sqlx::raw_sql(AssertSqlSafe(book)).execute(&inbox).await;
+        made.expect("the schema is the test's own");
         Shop {
             models: engine.deploy_texts(&suffix, vec![model], None).await,
             effects: Effects::at(schema.url()).await,
-            inbox: schema.pool().await,
+            inbox,
             schema,
         }
     }
@@ -238,6 +254,10 @@ impl Shop {
             .inbox("retention = { payload = \"1s\", key = \"1d\" }")
             .inbox(inbox)
             .camunda_tables("shop", "")
+            .with(&format!(
+                "[engines.book.sql]\napply = \"INSERT INTO {}.noted VALUES (:id, :business_key)\"",
+                self.schema.name()
+            ))
             .with(
                 "[intake]\nmax_batch = 8\nslow_batch = \"1ms\"\n\
                  [sweeper]\nbusy_interval = \"20ms\"\nidle_interval = \"300ms\"\npurge_interval = \"200ms\"",
@@ -258,9 +278,9 @@ impl Shop {
     }
 
     fn routes(&self, source: &str, of_payments: &str) -> String {
-        let route = |kind: &str, lines: &str, action: &str| {
+        let route = |kind: &str, engine: &str, lines: &str, action: &str| {
             format!(
-                "[routes.{kind}-{source}]\nsource = \"{source}\"\nengine = \"shop\"\n\
+                "[routes.{kind}-{source}]\nsource = \"{source}\"\nengine = \"{engine}\"\n\
                  when = {{ value = \"$.type\", equals = \"{kind}\" }}\ndedup_key = \"$.id\"\n{lines}\n\
                  [routes.{kind}-{source}.{action}\nbusiness_key = \"$.order\"\n"
             )
@@ -268,13 +288,20 @@ impl Shop {
         let name = |message: &str| format!("message_name = \"{}\"", self.models.name(message));
         let carried = "variables = { paid = \"$.id\" }";
         [
-            route("placed", "", &format!("start]\n{}", name("Placed"))),
+            route("placed", "shop", "", &format!("start]\n{}", name("Placed"))),
             route(
                 "paid",
+                "shop",
                 of_payments,
                 &format!("correlate]\n{}\n{carried}", name("Paid")),
             ),
-            route("called", "", &format!("correlate]\n{}", name("Called"))),
+            route(
+                "called",
+                "shop",
+                "",
+                &format!("correlate]\n{}", name("Called")),
+            ),
+            route("noted", "book", "", "apply]\nvariables = { id = \"$.id\" }"),
         ]
         .concat()
     }
@@ -286,16 +313,21 @@ impl Shop {
     /// # Panics
     /// When a row is dead.
     pub async fn until_done(&self, sent: &[Message], limit: Duration) {
+        self.until_done_but(0, sent, limit).await;
+    }
+
+    /// The same with as many dead rows, whose messages are not among the others.
+    pub async fn until_done_but(&self, dead: i64, sent: &[Message], limit: Duration) {
         let unique = ids(sent).len();
         let mut last = String::new();
         let look = async || {
             let (states, left) = self.states().await?;
             last = format!("{states:?}, {left} jobs");
-            let dead = states.get("dead").copied().unwrap_or(0);
-            assert_eq!(dead, 0, "rows are dead: {:?}", self.dead().await);
-            let done = states.get("done").copied().unwrap_or(0);
-            let all: i64 = states.values().sum();
-            (usize::try_from(done).ok()? >= unique && done == all && left == 0).then_some(())
+            let of = |state: &str| states.get(state).copied().unwrap_or(0);
+            assert!(of("dead") <= dead, "rows are dead: {:?}", self.dead().await);
+            let finished = of("done") + of("dead") == states.values().sum::<i64>();
+            let all = usize::try_from(of("done")).ok()? >= unique && of("dead") == dead;
+            (all && finished && left == 0).then_some(())
         };
         let waited =
             tokio::time::timeout(limit, eventually("the shop being done", limit * 2, look)).await;
@@ -317,6 +349,23 @@ impl Shop {
         Some((states.into_iter().collect(), left))
     }
 
+    /// Waits until the inbox has a row of every message that was sent.
+    pub async fn until_accepted(&self, sent: &[Message]) {
+        let unique = ids(sent).len();
+        eventually("the messages being accepted", LIMIT, async || {
+            (self.rows().await.len() >= unique).then_some(())
+        })
+        .await;
+    }
+
+    /// Every row with what changes when it is driven.
+    pub async fn rows(&self) -> Vec<(String, String, i64, i32)> {
+        let sql = "SELECT id::text, state, epoch, attempts FROM inbox ORDER BY id";
+        let rows = sqlx::query_as(sql).fetch_all(&self.inbox).await;
+        rows.expect("the inbox can be read")
+    }
+
+    /// Dedup key, reason and detail of each dead row.
     pub async fn dead(&self) -> Vec<(String, String, String)> {
         let sql = "SELECT dedup_key, reason, detail FROM inbox WHERE state = 'dead'";
         let dead = sqlx::query_as(sql).fetch_all(&self.inbox).await;
@@ -342,6 +391,13 @@ impl Shop {
             .map(|(id, _)| id)
             .collect();
         assert_eq!(carried, paid_once, "payments carried, each once");
+        let noted: Vec<(String, i64)> =
+            sqlx::query_as("SELECT about, count(*) FROM noted GROUP BY 1")
+                .fetch_all(&self.inbox)
+                .await
+                .expect("the shop's book can be read");
+        let noted: BTreeMap<String, i64> = noted.into_iter().collect();
+        assert_eq!(noted, counted(&unique, Kind::Noted), "notes in the book");
         // The models are made for these variants; another one would not be what the test is about.
         let jobs = self.effects.jobs(&process).await;
         let calls: i64 = called.values().sum();
@@ -360,7 +416,11 @@ impl Shop {
     pub async fn assert_ordered(&self) {
         let process = self.models.name("order");
         for (order, ids) in self.effects.values(&process, "paid").await {
-            assert!(ids.is_sorted(), "payments of {order}: {ids:?}");
+            let numbers = ids.iter().map(|id| {
+                let number = id.split('-').nth(1).and_then(|number| number.parse().ok());
+                number.unwrap_or(0_usize)
+            });
+            assert!(numbers.is_sorted(), "payments of {order}: {ids:?}");
         }
     }
 }
