@@ -9,3 +9,6 @@ mod mended;
 mod nodes;
 mod order;
 mod patience;
+mod residue;
+mod routes;
+mod statements;
