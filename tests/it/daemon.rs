@@ -35,7 +35,6 @@ pub enum Signal {
     Term,
     Int,
     Kill,
-    Stop,
     Cont,
 }
 
@@ -168,16 +167,6 @@ impl Daemon {
         self.metrics().await.sum(name, labels)
     }
 
-    /// Waits until that sum is at least this.
-    pub async fn until_metric(&self, name: &str, labels: &[(&str, &str)], at_least: f64) {
-        let what = format!("{name} {labels:?} reaching {at_least}");
-        eventually(&what, LIMIT, async || {
-            let (_, body) = self.get("/metrics").await?;
-            (Metrics::parse(&body).sum(name, labels) >= at_least).then_some(())
-        })
-        .await;
-    }
-
     /// What the samples of this name that have these labels count together.
     pub async fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
         self.metrics().await.count(name, labels)
@@ -223,7 +212,6 @@ impl Daemon {
             Signal::Term => "-TERM",
             Signal::Int => "-INT",
             Signal::Kill => "-KILL",
-            Signal::Stop => "-STOP",
             Signal::Cont => "-CONT",
         };
         // Asked first, so that the id is still this process's.
@@ -242,7 +230,7 @@ impl Daemon {
         self.process.lock().unwrap().try_wait().unwrap()
     }
 
-    /// Waits until it is stopped, by itself or by [`Signal::Stop`]: it exists and does nothing.
+    /// Waits until it is stopped, by itself: it exists and does nothing.
     pub async fn until_stopped(&self) {
         let file = format!("/proc/{}/stat", self.pid());
         eventually("the daemon being stopped", LIMIT, async || {

@@ -58,6 +58,10 @@ async fn twin(engine: &Engine, process: &str, key: &str) -> Twin {
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one walk through every table, read from top to bottom"
+)]
 #[tokio::test]
 async fn nothing_of_ours_is_left_in_the_engine_but_the_receipt() {
     let rig = Rig::get();

@@ -58,6 +58,7 @@ pub struct Probe {
 }
 
 impl Probe {
+    #[expect(clippy::too_many_lines, reason = "one arm for each class of message")]
     pub fn aimed(aim: Aim, world: &World<'_>, names: &Deployment, random: &mut Random) -> Probe {
         let mut probe = Probe {
             name: names.name(random.one_of(&["Paid", "Shipped"])),
