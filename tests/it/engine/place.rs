@@ -146,6 +146,10 @@ impl Place {
         self.node_on(config(&self.url(), self.schema.name()), settings, &[])
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a configuration belongs to its node"
+    )]
     fn node_on(&self, config: InboxConfig, settings: Value, routes: &[(&str, String)]) -> Node<'_> {
         let inbox = PostgresInbox::connect(&config, "sluice/test").unwrap();
         let settings = serde_json::from_value(settings).unwrap();

@@ -338,7 +338,7 @@ async fn a_server_that_vanishes_is_an_outage_and_costs_the_pool_no_place() {
     proxy.freeze(false);
     eventually(
         "a probe on a new connection",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         async || inbox.probe().await.ok(),
     )
     .await;
