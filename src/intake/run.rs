@@ -77,6 +77,7 @@ impl<I: Inbox> Intake<I> {
                 delays.reset();
             }
             metrics::source_reconnected(&name);
+            metrics::source_connected(&name, false);
             connected(Err(&lost));
             let delay = if lost.needs_operator {
                 Delays::LONGEST_OUTAGE
