@@ -295,6 +295,16 @@ pub struct OrderKey {
     pub key: String,
 }
 
+impl OrderKey {
+    /// The longest that every database's index takes, in bytes.
+    const LONGEST: usize = 2000;
+
+    /// Whether every database can hold it; a living row with one that cannot be held is refused.
+    pub fn is_storable(&self) -> bool {
+        !self.key.contains('\0') && self.key.len() <= Self::LONGEST
+    }
+}
+
 /// The row that already holds a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Existing {
@@ -341,6 +351,20 @@ pub struct Change {
     /// been mended.
     pub target: Option<(Option<String>, Target)>,
     pub state: State,
+}
+
+/// What a waiting row turned out to be that was born dead: another configuration makes a message of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Rekey<'a> {
+    pub id: RowId,
+    /// The epoch that the row must still have.
+    pub epoch: i64,
+    pub route: &'a str,
+    pub key: &'a UniqueKey,
+    /// The key as people know it.
+    pub dedup_key: &'a str,
+    /// Under the order key that it was born with it keeps its place; under another it is the last.
+    pub order: Option<&'a OrderKey>,
 }
 
 /// Which waiting rows to take.
@@ -499,6 +523,14 @@ pub trait Inbox: Clone + Send + Sync + 'static {
         tx: &mut Self::Tx,
         changes: &[Change],
     ) -> impl Future<Output = Result<Vec<RowId>, DbError>> + Send;
+
+    /// Gives a row that was born dead the route and the key of its message. A key that somebody else took is
+    /// an error of class [`Class::Again`].
+    fn rekey(
+        &self,
+        tx: &mut Self::Tx,
+        rekey: Rekey<'_>,
+    ) -> impl Future<Output = Result<(), DbError>> + Send;
 
     /// Adds to this node's counters in the transaction: a commit that only proves duplicates must write,
     /// or it would not wait for the standby that the first commit still waits for.

@@ -177,7 +177,9 @@ impl<I: Inbox> Intake<I> {
     }
 
     /// Gives up what takes longer than a transaction may; dropped, it is rolled back.
-    async fn limited<T>(
+    ///
+    /// Whoever talks to the database does it in here: a machine that vanished never answers.
+    pub async fn limited<T>(
         &self,
         transaction: impl Future<Output = Result<T, DbError>>,
     ) -> Result<T, DbError> {

@@ -187,6 +187,12 @@ impl Route {
         })
     }
 
+    /// The order key of a delivery that makes no message, where it can be told: it keeps its place.
+    fn order_key(&self, subject: &Subject<'_>) -> Option<String> {
+        let order = self.order.as_ref()?;
+        order.by.text(subject).ok().flatten()
+    }
+
     fn dedup_key(&self, subject: &Subject<'_>) -> Result<String, Undecodable> {
         let key = if let Some(expression) = &self.dedup_key {
             expression.text(subject)?
@@ -234,8 +240,14 @@ impl Route {
 /// What the routes of a source make of a delivery.
 #[derive(Debug)]
 pub enum Taken {
-    /// A route took it; its mapping made a message, or it did not.
-    Route(Arc<Route>, Result<Box<Message>, Undecodable>),
+    /// A route took it, and its mapping made a message of it.
+    Message(Arc<Route>, Box<Message>),
+    /// A route took it, and its mapping cannot use it.
+    Unusable {
+        route: Arc<Route>,
+        order_key: Option<String>,
+        undecodable: Undecodable,
+    },
     /// No route can be told, or none takes it, and that is an error.
     Dead(Undecodable),
     /// No route takes it, and the source says to ignore that.
@@ -280,8 +292,15 @@ impl Routes {
                 Err(undecodable) => return Taken::Dead(undecodable),
                 Ok(false) => {}
                 Ok(true) => {
-                    let message = route.decode(&subject).map(Box::new);
-                    return Taken::Route(Arc::clone(route), message);
+                    let route = Arc::clone(route);
+                    return match route.decode(&subject) {
+                        Ok(message) => Taken::Message(route, Box::new(message)),
+                        Err(undecodable) => Taken::Unusable {
+                            order_key: route.order_key(&subject),
+                            route,
+                            undecodable,
+                        },
+                    };
                 }
             }
         }

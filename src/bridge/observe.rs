@@ -1,5 +1,6 @@
 //! Looks at the inbox, the engines and the other nodes, for the status page and the metrics; beats.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use crate::shutdown::Shutdown;
 const REFRESH: Duration = Duration::from_millis(500);
 /// Rows and nodes, for people and for Prometheus' scrapes.
 const COUNT_EVERY: u32 = 10;
+
+/// A database that does not answer for so long is not ready.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// One node's eyes.
 pub(super) struct Observer<I: Inbox> {
@@ -35,12 +39,18 @@ impl<I: Inbox> Observer<I> {
         let mut gauges = InboxGauges::default();
         let mut round: u32 = 0;
         loop {
-            let look = async {
+            let look = self.intake.limited(async {
                 self.engines().await?;
                 if round.is_multiple_of(COUNT_EVERY) {
                     self.rows_and_nodes(&mut gauges).await?;
                 }
-                Ok::<_, DbError>(())
+                Ok(())
+            });
+            let look = async {
+                tokio::select! {
+                    looked = look => looked,
+                    never = self.say_that_it_is_slow() => match never {},
+                }
             };
             match shutdown.unless_draining(look).await {
                 None => return,
@@ -60,6 +70,15 @@ impl<I: Inbox> Observer<I> {
                 return;
             }
         }
+    }
+
+    /// A look is given up late, because a first one may read a lot; that it does not answer is said early.
+    async fn say_that_it_is_slow(&self) -> Infallible {
+        tokio::time::sleep(SLOW).await;
+        let seconds = SLOW.as_secs();
+        let why = format!("the database has not answered for {seconds} s");
+        self.board.set_not_ready("inbox", why);
+        std::future::pending().await
     }
 
     async fn engines(&self) -> Result<(), DbError> {

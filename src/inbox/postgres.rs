@@ -28,7 +28,7 @@ use uuid::Uuid;
 use self::statement::Schema;
 use super::{
     Change, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node, NodeIdentity,
-    OrderKey, Purged, Retention, RowId, RowView, SchemaStatus, StoredRow, Take, UniqueKey,
+    OrderKey, Purged, Rekey, Retention, RowId, RowView, SchemaStatus, StoredRow, Take, UniqueKey,
 };
 use crate::source::Finding;
 
@@ -275,6 +275,10 @@ impl Inbox for PostgresInbox {
 
     async fn change(&self, tx: &mut Tx, changes: &[Change]) -> Result<Vec<RowId>, DbError> {
         drive::change(self, tx, changes).await
+    }
+
+    async fn rekey(&self, tx: &mut Tx, rekey: Rekey<'_>) -> Result<(), DbError> {
+        drive::rekey(self, tx, rekey).await
     }
 
     async fn count_duplicates(

@@ -26,8 +26,8 @@ use uuid::Uuid;
 
 use super::{
     Change, Class, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node,
-    NodeIdentity, OrderKey, Purged, Retention, RowId, RowView, SchemaStatus, StoredRow, Take,
-    UniqueKey,
+    NodeIdentity, OrderKey, Purged, Rekey, Retention, RowId, RowView, SchemaStatus, StoredRow,
+    Take, UniqueKey,
 };
 use crate::source::Finding;
 
@@ -195,6 +195,12 @@ impl Inbox for SqliteInbox {
         drive::change(tx, changes)
             .await
             .map_err(DbError::of("inbox.change"))
+    }
+
+    async fn rekey(&self, tx: &mut Tx, rekey: Rekey<'_>) -> Result<(), DbError> {
+        drive::rekey(tx, rekey)
+            .await
+            .map_err(DbError::of("inbox.rekey"))
     }
 
     async fn count_duplicates(

@@ -7,11 +7,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::{OrderKey, State};
+use super::State;
 use crate::message::Hash;
-
-/// The longest order key that the index takes, in bytes.
-const ORDER_KEY_MAX: usize = 2000;
 
 /// A text for people.
 pub(super) fn shown(text: &str) -> String {
@@ -23,14 +20,6 @@ pub(super) fn matched(text: Option<&str>, state: &State) -> Option<String> {
     text.map(|text| match state {
         State::Dead { .. } => shown(text),
         State::Waiting { .. } | State::Handed | State::Done { .. } => text.to_owned(),
-    })
-}
-
-/// The order key; none for a dead row whose key the database refused.
-pub(super) fn order<'a>(order: Option<&'a OrderKey>, state: &State) -> Option<&'a OrderKey> {
-    order.filter(|order| {
-        let refused = order.key.contains('\0') || order.key.len() > ORDER_KEY_MAX;
-        !(refused && matches!(state, State::Dead { .. }))
     })
 }
 

@@ -56,9 +56,10 @@ pub(super) enum Decoded {
         message: Box<Message>,
         detail: String,
     },
-    /// Born dead.
+    /// Born dead. It keeps its place among the messages of its order key, where that can be told.
     Dead {
         route: Option<Arc<Route>>,
+        order_key: Option<String>,
         undecodable: Undecodable,
     },
 }
@@ -92,17 +93,27 @@ impl Item {
             Taken::Ignored => return None,
             Taken::Dead(undecodable) => Decoded::Dead {
                 route: None,
+                order_key: None,
                 undecodable,
             },
-            Taken::Route(route, message) => {
-                let fits = message.and_then(|message| match engines.get(&route.engine) {
-                    Some(engine) => engine.fits(&message).map(|()| message),
-                    None => Ok(message),
-                });
+            Taken::Unusable {
+                route,
+                order_key,
+                undecodable,
+            } => Decoded::Dead {
+                route: Some(route),
+                order_key,
+                undecodable,
+            },
+            Taken::Message(route, message) => {
+                let fits = engines
+                    .get(&route.engine)
+                    .map_or(Ok(()), |engine| engine.fits(&message));
                 match fits {
-                    Ok(message) => Decoded::Message { route, message },
+                    Ok(()) => Decoded::Message { route, message },
                     Err(undecodable) => Decoded::Dead {
                         route: Some(route),
+                        order_key: message.order_key,
                         undecodable,
                     },
                 }
@@ -160,11 +171,26 @@ impl Item {
 
     pub fn order(&self) -> Option<OrderKey> {
         let order = self.route()?.order.as_ref()?;
-        let key = self.message()?.order_key.clone()?;
-        Some(OrderKey {
-            scope: order.scope.clone(),
-            key,
-        })
+        let (key, dead) = match &self.decoded {
+            Decoded::Message { message, .. } | Decoded::Refused { message, .. } => {
+                (message.order_key.clone()?, false)
+            }
+            Decoded::Dead { order_key, .. } => (order_key.clone()?, true),
+        };
+        let scope = order.scope.clone();
+        // What the database cannot hold must not keep the dead row from being written.
+        Some(OrderKey { scope, key }).filter(|order| !dead || order.is_storable())
+    }
+
+    /// Whether the later ones of its order key wait for it.
+    fn holds_back(&self) -> bool {
+        match &self.decoded {
+            Decoded::Message { .. } | Decoded::Refused { .. } => true,
+            Decoded::Dead { route, .. } => route
+                .as_ref()
+                .and_then(|route| route.order.as_ref())
+                .is_some_and(|order| order.dead_blocks),
+        }
     }
 
     /// What the engine is asked: nothing for a row that is born dead or refused.
@@ -221,10 +247,7 @@ impl Item {
 
     /// Another payload under a key that is taken: a dead row of its own.
     pub fn conflict_row(&self) -> NewRow {
-        let mut row = self.new_row(Verdict::free(State::Dead {
-            reason: DeadReason::Conflict,
-            detail: "the same dedup key came before with another payload".to_owned(),
-        }));
+        let mut row = self.new_row(Verdict::free(Self::conflict()));
         row.id = RowId::fresh();
         row.key.conflict = Some(self.payload_hash);
         row.target = Target::default();
@@ -232,10 +255,19 @@ impl Item {
         row
     }
 
-    /// After the database refused it alone: dead, with its bytes, without anything that was made of them.
+    pub fn conflict() -> State {
+        State::Dead {
+            reason: DeadReason::Conflict,
+            detail: "the same dedup key came before with another payload".to_owned(),
+        }
+    }
+
+    /// After the database refused it alone: dead, with its bytes, without anything that was made of them
+    /// but its place in its order.
     pub fn spoil(&mut self, detail: String) {
         self.decoded = Decoded::Dead {
             route: self.route().cloned(),
+            order_key: self.order().map(|order| order.key),
             undecodable: Undecodable {
                 reason: DeadReason::Unstorable,
                 detail,
@@ -373,8 +405,12 @@ impl Plan {
         let mut taken: HashSet<OrderKey> = held_back.iter().cloned().collect();
         self.firsts
             .iter()
-            .filter(|&&index| items[index].order().is_none_or(|key| taken.insert(key)))
-            .filter_map(|&index| items[index].ask())
+            .map(|&index| &items[index])
+            .filter(|item| {
+                item.order()
+                    .is_none_or(|key| !item.holds_back() || taken.insert(key))
+            })
+            .filter_map(Item::ask)
             .collect()
     }
 }

@@ -6,7 +6,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::crash_point;
-use crate::inbox::{Change, Class, DbError, Inbox, RowId, State, StateName, StoredRow, Take};
+use crate::inbox::{
+    Change, Class, DbError, Inbox, Rekey, RowId, State, StateName, StoredRow, Take,
+};
 use crate::mapping::Subject;
 use crate::message::{DeadReason, Envelope, Message, Undecodable, WaitReason};
 use crate::metrics::{self, Sweep};
@@ -36,10 +38,10 @@ enum Redecoded {
         route: Arc<Route>,
         message: Box<Message>,
     },
-    /// It was born dead, and an operator wants it tried again.
+    /// It was born dead, and today's configuration makes a message of it.
     Anew(Box<Item>),
-    /// Today's configuration cannot make a message of it.
-    Dead(Undecodable),
+    /// Whatever the engine says.
+    Settled(State),
 }
 
 impl<I: Inbox> Intake<I> {
@@ -96,10 +98,15 @@ impl<I: Inbox> Intake<I> {
         }
         crash_point!("wake_claimed");
         ids.extend(rows.iter().map(|row| row.id));
-        let drives: Vec<Drive> = rows
+        let mut drives: Vec<Drive> = rows
             .into_iter()
             .filter_map(|row| self.decode_again(row))
             .collect();
+        if refused.is_none() {
+            for drive in &mut drives {
+                self.adopt(&mut tx, drive).await?;
+            }
+        }
         let asks: Vec<_> = match refused {
             Some(_) => Vec::new(),
             None => drives.iter().filter_map(Drive::ask).collect(),
@@ -113,7 +120,7 @@ impl<I: Inbox> Intake<I> {
                 (None, Some(outcome)) => drive.verdict(|route, message, past| {
                     verdict(route, outcome, past, self.announced(route, message))
                 }),
-                (None, None) => self.accept_anew(&mut tx, drive).await?,
+                (None, None) => drive.unasked_verdict(),
             };
             changes.push(drive.change(verdict, |route, message| self.announced(route, message)));
         }
@@ -161,7 +168,7 @@ impl<I: Inbox> Intake<I> {
     /// `None`: the row's route is not in this node's configuration; another node drives it.
     fn decode_again(&self, row: StoredRow) -> Option<Drive> {
         let gone = |detail: &str| {
-            Redecoded::Dead(Undecodable {
+            Redecoded::dead(&Undecodable {
                 reason: DeadReason::Unstorable,
                 detail: detail.to_owned(),
             })
@@ -182,9 +189,7 @@ impl<I: Inbox> Intake<I> {
                 ) {
                     None => gone("the source now says to ignore it"),
                     Some(item) => match &item.decoded {
-                        batch::Decoded::Dead { undecodable, .. } => {
-                            Redecoded::Dead(undecodable.clone())
-                        }
+                        batch::Decoded::Dead { undecodable, .. } => Redecoded::dead(undecodable),
                         _ => Redecoded::Anew(Box::new(item)),
                     },
                 }
@@ -202,48 +207,73 @@ impl<I: Inbox> Intake<I> {
                         route: Arc::clone(route),
                         message: Box::new(message),
                     },
-                    Err(undecodable) => Redecoded::Dead(undecodable),
+                    Err(undecodable) => Redecoded::dead(&undecodable),
                 }
             }
         };
         Some(Drive { row, decoded })
     }
 
-    /// A row that was born dead and is a message now: it is accepted under its true key, and the old row is done.
-    async fn accept_anew(&self, tx: &mut I::Tx, drive: &Drive) -> Result<Verdict, DbError> {
-        let state = match &drive.decoded {
-            Redecoded::Anew(item) => {
-                let fates = self.write(tx, std::slice::from_ref(item)).await?;
-                let what = match fates.first() {
-                    Some(Fate::Stored(_) | Fate::StoredBefore(_)) => {
-                        format!("accepted as row {}", item.row)
-                    }
-                    Some(Fate::Duplicate(_)) => "a duplicate of an accepted message".to_owned(),
-                    Some(Fate::Conflict) | None => "stored as a conflict".to_owned(),
+    /// A row that was born dead and is a message now takes its message's key, and keeps its place in the
+    /// order; if the key is taken, it is a duplicate or a conflict.
+    async fn adopt(&self, tx: &mut I::Tx, drive: &mut Drive) -> Result<(), DbError> {
+        let Redecoded::Anew(item) = &drive.decoded else {
+            return Ok(());
+        };
+        let order = item.order();
+        let moves = order.is_some() && order != drive.row.order;
+        if moves {
+            let keys: Vec<_> = order.iter().cloned().collect();
+            self.inbox
+                .lock_order_keys(tx, &keys, &self.blocking_scopes)
+                .await?;
+        }
+        let existing = self
+            .inbox
+            .existing(tx, std::slice::from_ref(&item.key))
+            .await?;
+        drive.decoded = match (existing.first(), &item.decoded) {
+            (None, batch::Decoded::Message { route, message }) => {
+                let rekey = Rekey {
+                    id: drive.row.id,
+                    epoch: drive.row.epoch,
+                    route: &route.name,
+                    key: &item.key,
+                    dedup_key: &item.dedup_key,
+                    order: order.as_ref(),
                 };
-                State::Done {
-                    detail: what,
-                    process_instance_id: None,
+                self.inbox.rekey(tx, rekey).await?;
+                drive.row.key = item.key.clone();
+                if moves {
+                    // The last of its key; the sweep brings it when it is the first.
+                    Redecoded::Settled(item.unasked_verdict().state)
+                } else {
+                    Redecoded::Message {
+                        route: Arc::clone(route),
+                        message: message.clone(),
+                    }
                 }
             }
-            Redecoded::Dead(undecodable) => State::Dead {
-                reason: undecodable.reason,
-                detail: undecodable.detail.clone(),
-            },
-            Redecoded::Message { route, .. } => {
-                wait(
-                    route,
-                    WaitReason::Held,
-                    "its engine is not configured",
-                    Past::default(),
-                    false,
-                )
-                .state
+            (Some(existing), _) => {
+                Redecoded::Settled(match batch::fate_of_repeat(item, existing) {
+                    Fate::Conflict => Item::conflict(),
+                    _ => State::Done {
+                        detail: format!("a duplicate of row {}", existing.id),
+                        process_instance_id: None,
+                    },
+                })
             }
+            (None, _) => Redecoded::Settled(item.unasked_verdict().state),
         };
-        Ok(Verdict {
-            state,
-            attempts_used: 0,
+        Ok(())
+    }
+}
+
+impl Redecoded {
+    fn dead(undecodable: &Undecodable) -> Self {
+        Self::Settled(State::Dead {
+            reason: undecodable.reason,
+            detail: undecodable.detail.clone(),
         })
     }
 }
@@ -268,14 +298,26 @@ impl Drive {
                     &self.row.key,
                 ),
             )),
-            Redecoded::Anew(_) | Redecoded::Dead(_) => None,
+            Redecoded::Anew(_) | Redecoded::Settled(_) => None,
+        }
+    }
+
+    /// The verdict about what no engine was asked.
+    fn unasked_verdict(&self) -> Verdict {
+        match &self.decoded {
+            Redecoded::Settled(state) => Verdict::free(state.clone()),
+            Redecoded::Message { route, .. } => {
+                let detail = "its engine is not configured";
+                wait(route, WaitReason::Held, detail, Past::default(), false)
+            }
+            Redecoded::Anew(_) => unreachable!("it was adopted"),
         }
     }
 
     fn verdict(&self, of: impl Fn(&Route, &Message, Past) -> Verdict) -> Verdict {
         match &self.decoded {
             Redecoded::Message { route, message } => of(route, message, self.past()),
-            Redecoded::Anew(_) | Redecoded::Dead(_) => {
+            Redecoded::Anew(_) | Redecoded::Settled(_) => {
                 unreachable!("only messages are asked about")
             }
         }
@@ -309,7 +351,7 @@ impl Drive {
                 let target = batch::target(message, announced(route, message));
                 Some((Some(route.engine.clone()), target))
             }
-            Redecoded::Anew(_) | Redecoded::Dead(_) => None,
+            Redecoded::Anew(_) | Redecoded::Settled(_) => None,
         };
         Change {
             id: self.row.id,

@@ -35,7 +35,8 @@ fn the_first_route_that_matches_takes_the_delivery() {
     let taken =
         |payload: &str, envelope: &Envelope| match routes.decode("s", payload.as_bytes(), envelope)
         {
-            Taken::Route(route, message) => format!("{} {}", route.name, message.is_ok()),
+            Taken::Message(route, _) => format!("{} true", route.name),
+            Taken::Unusable { route, .. } => format!("{} false", route.name),
             Taken::Dead(undecodable) => undecodable.reason.as_str().to_owned(),
             Taken::Ignored => "ignored".to_owned(),
         };

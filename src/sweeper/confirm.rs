@@ -2,7 +2,7 @@
 
 use super::{Round, Sweeper};
 use crate::crash_point;
-use crate::engine::{Confirmed, Verdict};
+use crate::engine::{Confirmed, Engine, Verdict};
 use crate::inbox::{Change, DbError, Expires, Inbox, State, StateName};
 use crate::message::{DeadReason, WaitReason};
 use crate::metrics;
@@ -17,32 +17,41 @@ impl<I: Inbox> Sweeper<I> {
     /// # Errors
     /// The database's; what was done before it stands.
     pub async fn confirm_round(&self) -> Result<Round, DbError> {
-        let inbox = self.intake.inbox();
-        let limit = i64::from(self.config.limit);
         let mut round = Round::Empty;
         for engine in self.intake.engines() {
-            let mut tx = inbox.begin().await?;
-            let confirmed = engine.confirm(&mut tx, limit).await?;
-            if confirmed.is_empty() {
-                inbox.commit(tx).await?;
+            let confirmed = self.intake.limited(self.confirm(&**engine)).await?;
+            if confirmed == 0 {
                 continue;
-            }
-            crash_point!("confirm_read");
-            let changes: Vec<Change> = confirmed.iter().map(change).collect();
-            let changed = inbox.change(&mut tx, &changes).await?;
-            inbox.commit(tx).await?;
-            metrics::stale_changes((changes.len() - changed.len()) as u64);
-            for one in confirmed.iter().filter(|one| changed.contains(&one.row)) {
-                record(engine.name(), one);
             }
             self.freed.notify_one();
             round = match round {
                 Round::Full => Round::Full,
-                _ if confirmed.len() >= self.config.limit as usize => Round::Full,
+                _ if confirmed >= self.config.limit as usize => Round::Full,
                 _ => Round::Some,
             };
         }
         Ok(round)
+    }
+
+    /// The same for one engine: one transaction. Returns how many were judged.
+    async fn confirm(&self, engine: &dyn Engine<I::Tx>) -> Result<usize, DbError> {
+        let inbox = self.intake.inbox();
+        let mut tx = inbox.begin().await?;
+        let limit = i64::from(self.config.limit);
+        let confirmed = engine.confirm(&mut tx, limit).await?;
+        if confirmed.is_empty() {
+            inbox.commit(tx).await?;
+            return Ok(0);
+        }
+        crash_point!("confirm_read");
+        let changes: Vec<Change> = confirmed.iter().map(change).collect();
+        let changed = inbox.change(&mut tx, &changes).await?;
+        inbox.commit(tx).await?;
+        metrics::stale_changes((changes.len() - changed.len()) as u64);
+        for one in confirmed.iter().filter(|one| changed.contains(&one.row)) {
+            record(engine.name(), one);
+        }
+        Ok(confirmed.len())
     }
 }
 

@@ -13,9 +13,13 @@ impl<I: Inbox> Sweeper<I> {
         let limit = i64::from(self.config.limit);
         let (mut taken, mut moved) = (0, 0);
         for engine in self.intake.engines() {
-            let mut tx = self.intake.inbox().begin().await?;
-            let rows = engine.wake(&mut tx, &self.routes, limit).await?;
-            self.intake.inbox().commit(tx).await?;
+            let look = async {
+                let mut tx = self.intake.inbox().begin().await?;
+                let rows = engine.wake(&mut tx, &self.routes, limit).await?;
+                self.intake.inbox().commit(tx).await?;
+                Ok(rows)
+            };
+            let rows = self.intake.limited(look).await?;
             if rows.is_empty() {
                 continue;
             }

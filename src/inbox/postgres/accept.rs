@@ -133,7 +133,7 @@ impl<'a> Columns<'a> {
             row.target.business_key.as_deref(),
             &row.state,
         ));
-        let order = text::order(row.order.as_ref(), &row.state);
+        let order = row.order.as_ref();
         self.order_scope
             .push(order.map(|order| order.scope.as_str()));
         self.order_key.push(order.map(|order| order.key.as_str()));

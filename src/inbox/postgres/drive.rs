@@ -13,7 +13,7 @@ use super::order::{self, is_head};
 use super::statement::statements;
 use super::{PostgresInbox, Tx};
 use crate::inbox::span::Times;
-use crate::inbox::{Change, DbError, OrderKey, RowId, StateName, StoredRow, Take, text};
+use crate::inbox::{Change, DbError, OrderKey, Rekey, RowId, StateName, StoredRow, Take, text};
 use crate::units::Span;
 
 /// How many more rows than asked for are looked at, because other nodes may hold the first ones.
@@ -115,6 +115,13 @@ statements! {
         )
         WHERE i.id = c.id AND i.state = c.from_state AND i.epoch = c.epoch
         RETURNING i.id, i.state, i.order_scope, i.order_key",
+    rekey: r"/* inbox.rekey */
+        UPDATE {s}.inbox SET
+            route = $3, scope = $4, dedup_hash = $5, dedup_key = $6, order_scope = $7, order_key = $8,
+            position = CASE
+                WHEN order_scope = $7 AND order_key = $8 THEN position
+                WHEN $8 IS NOT NULL THEN nextval('{s}.inbox_position') END
+        WHERE id = $1 AND epoch = $2",
 }
 
 pub(super) async fn take(
@@ -264,6 +271,26 @@ pub(super) async fn change(
     let (ids, finished) = changed(&rows).map_err(DbError::of("inbox.change"))?;
     order::wake_next(inbox, tx, &finished).await?;
     Ok(ids)
+}
+
+pub(super) async fn rekey(
+    inbox: &PostgresInbox,
+    tx: &mut Tx,
+    rekey: Rekey<'_>,
+) -> Result<(), DbError> {
+    let query = sqlx::query(inbox.inner.drive.rekey.clone())
+        .bind(rekey.id.0)
+        .bind(rekey.epoch)
+        .bind(rekey.route)
+        .bind(rekey.key.scope.as_str())
+        .bind(&rekey.key.hash.0[..])
+        .bind(text::shown(rekey.dedup_key))
+        .bind(rekey.order.map(|order| order.scope.as_str()))
+        .bind(rekey.order.map(|order| order.key.as_str()));
+    inbox
+        .within("inbox.rekey", query.execute(&mut **tx))
+        .await?;
+    Ok(())
 }
 
 /// The ids that changed, and the order keys that have one unfinished row less.

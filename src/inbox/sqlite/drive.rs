@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use super::accept::unique_key;
 use super::{Tx, now};
 use crate::inbox::span::{Times, ms};
-use crate::inbox::{Change, Purged, Retention, RowId, StoredRow, Take, text};
+use crate::inbox::{Change, Purged, Rekey, Retention, RowId, StoredRow, Take, text};
 use crate::units::Span;
 
 /// Rows, with what fits into the bytes that were asked for.
@@ -91,6 +91,9 @@ const CHANGE: &str = concat!(
     ", NULL)
     WHERE id = ?1 AND state = ?2 AND epoch = ?3"
 );
+const REKEY: &str = r"/* inbox.rekey */
+    UPDATE inbox SET route = ?3, scope = ?4, dedup_hash = ?5, dedup_key = ?6
+    WHERE id = ?1 AND epoch = ?2";
 const PURGE_KEYS: &str = concat!(
     r"/* inbox.purge_keys */
     DELETE FROM inbox
@@ -117,7 +120,14 @@ const PURGE_PAYLOADS: &str = concat!(
 );
 
 /// The statements of this module, for the test that prepares each.
-pub(super) const STATEMENTS: &[&str] = &[TAKE_DUE, TAKE_ROWS, CHANGE, PURGE_KEYS, PURGE_PAYLOADS];
+pub(super) const STATEMENTS: &[&str] = &[
+    TAKE_DUE,
+    TAKE_ROWS,
+    CHANGE,
+    REKEY,
+    PURGE_KEYS,
+    PURGE_PAYLOADS,
+];
 
 pub(super) async fn take(tx: &mut Tx, take: Take<'_>) -> Result<Vec<StoredRow>, sqlx::Error> {
     let query = match take {
@@ -198,6 +208,19 @@ async fn change_one(tx: &mut Tx, change: &Change) -> Result<bool, sqlx::Error> {
         .execute(&mut **tx)
         .await?;
     Ok(result.rows_affected() == 1)
+}
+
+pub(super) async fn rekey(tx: &mut Tx, rekey: Rekey<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query(REKEY)
+        .bind(rekey.id.0)
+        .bind(rekey.epoch)
+        .bind(rekey.route.to_owned())
+        .bind(rekey.key.scope.clone())
+        .bind(rekey.key.hash.0.to_vec())
+        .bind(text::shown(rekey.dedup_key))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn purge(

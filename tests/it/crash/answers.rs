@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::shop::{Broker, Entrance, LIMIT, Shop, messages};
+use super::shop::{Broker, Entrance, LIMIT, Settings, Shop, messages};
 use crate::daemon::Daemon;
 
 /// Of this many commits, of whatever transaction, one answer is lost.
@@ -118,7 +118,7 @@ async fn one_effect_per_key_when_the_answers_of_commits_are_lost() {
     through.set_port(Some(proxy.port)).unwrap();
     through.set_query(Some("sslmode=disable"));
     let entrances = [("queue", &queue), ("topic", &topic)];
-    let config = shop.config_at(through.as_str(), &entrances, "", "");
+    let config = shop.config_at(through.as_str(), &entrances, Settings::default());
     let node = Daemon::start(&config, &[]).await;
 
     let by_queue = messages(&shop.orders("queue", 8), 5);

@@ -4,7 +4,7 @@ use sluice::inbox::postgres::PostgresInbox;
 use sluice::inbox::{Filter, Inbox as _, InboxConfig, StateName};
 
 use super::gate::{self, Gate};
-use super::shop::{Broker, Entrance, LIMIT, Message, Shop, messages};
+use super::shop::{Broker, Entrance, LIMIT, Message, Settings, Shop, messages};
 use crate::daemon::Daemon;
 use crate::rig::eventually;
 
@@ -60,14 +60,23 @@ async fn acked_means_committed_when_a_later_batch_finishes_first_and_the_connect
 async fn one_effect_per_key_when_its_partition_moves_while_its_batch_is_under_way() {
     let shop = Shop::open().await;
     let entrance = Entrance::of(Broker::Kafka).await;
-    let config = shop.config(&[("orders", &entrance)], "");
+    // Enough batches for all of them, so that no record still waits to be taken.
+    let settings = Settings {
+        max_batches: 64,
+        inbox: "connections = 40",
+        ..Settings::default()
+    };
+    let config = shop.config_at(shop.schema.url(), &[("orders", &entrance)], settings);
     let named = |name: &str| config.clone().with(&format!("[node]\nname = \"{name}\""));
     let old = Daemon::start(&named("old"), &[]).await;
-    let sent = messages(&shop.orders("order", ORDERS), 2);
+    // So many orders that each partition has some.
+    let sent = messages(&shop.orders("order", 4 * ORDERS), 2);
 
     let gate = Gate::close(&shop, &placed(&sent)).await;
     entrance.send(&sent).await;
     gate.until_waited_for_by(1).await;
+    old.until_count("sluice_deliveries_total", &[], sent.len())
+        .await;
     // The old owner waits a moment for its batches, then gives one partition up with them under way.
     let new = Daemon::start(&named("new"), &[]).await;
     gate.until_waited_for_by(2).await;

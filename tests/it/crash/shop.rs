@@ -86,6 +86,26 @@ impl Entrance {
     }
 }
 
+/// What a test sets that most leave as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// Lines of the table `[inbox]`.
+    pub inbox: &'a str,
+    pub max_batches: usize,
+    /// Lines of the route of payments.
+    pub of_payments: &'a str,
+}
+
+impl Default for Settings<'_> {
+    fn default() -> Self {
+        Settings {
+            inbox: "",
+            max_batches: 2,
+            of_payments: "",
+        }
+    }
+}
+
 /// What a message tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -233,13 +253,20 @@ impl Shop {
 
     /// A node that serves the shop: small batches, so that there are many of them, and quick sweeps.
     pub fn config(&self, entrances: &[(&str, &Entrance)], inbox: &str) -> Config {
-        self.config_at(self.schema.url(), entrances, inbox, "")
+        let settings = Settings {
+            inbox,
+            ..Settings::default()
+        };
+        self.config_at(self.schema.url(), entrances, settings)
     }
 
     /// The same with payments in order.
     pub fn ordered_config(&self, entrances: &[(&str, &Entrance)]) -> Config {
-        let order = "order_by = \"$.order\"\norder_scope = \"payments\"";
-        self.config_at(self.schema.url(), entrances, "", order)
+        let settings = Settings {
+            of_payments: "order_by = \"$.order\"\norder_scope = \"payments\"",
+            ..Settings::default()
+        };
+        self.config_at(self.schema.url(), entrances, settings)
     }
 
     /// The same, with the database at an address of the test's choice.
@@ -247,21 +274,23 @@ impl Shop {
         &self,
         url: &str,
         entrances: &[(&str, &Entrance)],
-        inbox: &str,
-        of_payments: &str,
+        settings: Settings<'_>,
     ) -> Config {
         let mut config = Config::at(url, self.schema.name())
             .inbox("retention = { payload = \"1s\", key = \"1d\" }")
-            .inbox(inbox)
+            .inbox(settings.inbox)
             .camunda_tables("shop", "")
             .with(&format!(
                 "[engines.book.sql]\napply = \"INSERT INTO {}.noted VALUES (:id, :business_key)\"",
                 self.schema.name()
             ))
             .with(
-                "[intake]\nmax_batch = 8\nslow_batch = \"1ms\"\n\
-                 [sweeper]\nbusy_interval = \"20ms\"\nidle_interval = \"300ms\"\npurge_interval = \"200ms\"",
-            );
+                "[sweeper]\nbusy_interval = \"20ms\"\nidle_interval = \"300ms\"\npurge_interval = \"200ms\"",
+            )
+            .with(&format!(
+                "[intake]\nmax_batch = 8\nslow_batch = \"1ms\"\nmax_batches = {}",
+                settings.max_batches
+            ));
         for (name, entrance) in entrances {
             config = match entrance {
                 Entrance::Queue(queue) => config.rabbitmq(name, queue, "heartbeat = \"2s\""),
@@ -272,7 +301,7 @@ impl Shop {
                     topic = topic.name(),
                 )),
             };
-            config = config.with(&self.routes(name, of_payments));
+            config = config.with(&self.routes(name, settings.of_payments));
         }
         config
     }

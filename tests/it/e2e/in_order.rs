@@ -104,3 +104,59 @@ async fn a_dead_message_holds_back_its_key_until_an_operator_decides() {
     inbox.until("b2", "done", LIMIT).await;
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_message_that_cannot_be_used_keeps_its_place_in_the_order_until_the_mapping_is_mended() {
+    let rig = Rig::get();
+    let engine = rig.engine();
+    let models = engine.deploy(&["message-start-then-receive"]).await;
+    let schema = rig.schema();
+    let queue = rig.queue(QueueKind::Classic).await;
+    // The first route wants a variable that its messages do not have.
+    let config = |variables: &str| {
+        let name = |message: &str| models.name(message);
+        let route = |kind: &str, message: &str, more: &str| {
+            format!(
+                "[routes.{kind}]\nsource = \"queue\"\nengine = \"shop\"\ndedup_key = \"@message_id\"\n\
+                 when = {{ header = \"type\", equals = \"{kind}\" }}\norder_by = \"@correlation_id\"\n\
+                 [routes.{kind}.correlate]\nmessage_name = \"{}\"\nbusiness_key = \"@correlation_id\"\n{more}\n",
+                name(message)
+            )
+        };
+        Config::on(&schema)
+            .rabbitmq("queue", &queue, "")
+            .camunda_tables("shop", "")
+            .with(&route("first", "Shipped", variables))
+            .with(&route("second", "Paid", ""))
+    };
+    let start =
+        json!({ "messageName": models.name("OrderPlaced"), "businessKey": models.name("k") });
+    engine.correlate(start).await;
+    let mut daemon = Daemon::start(&config("variables = { amount = \"$.amount\" }"), &[]).await;
+    let key = models.name("k");
+    queue
+        .publish_all(vec![
+            message("m1", "first", &key),
+            message("m2", "second", &key),
+        ])
+        .await;
+    let inbox = Inbox::of(&schema).await;
+    inbox.until("m2", "waiting ordered", LIMIT).await;
+    daemon.stop().await;
+
+    daemon.configure(&config(""));
+    daemon.restart(&[]).await;
+    daemon.until_ready().await;
+    daemon
+        .command(&["inbox", "redrive", "--reason", "mapping"])
+        .await;
+    // Nobody waits for it yet, and it is still before the one that could go.
+    inbox.until("m1", "waiting no_subscription", LIMIT).await;
+    let behind = inbox.row("m2").await.unwrap();
+    assert_eq!(behind.is(), "waiting ordered");
+    daemon
+        .command(&["inbox", "discard", "--key", "m1", "--state", "waiting"])
+        .await;
+    inbox.until("m2", "done", LIMIT).await;
+    daemon.stop().await;
+}
