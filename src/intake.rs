@@ -43,7 +43,7 @@ use verdict::{Past, Verdict, verdict, wait};
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IntakeConfig {
-    /// Messages of a batch, at most.
+    /// Messages of a batch, at most; up to 65535, the room that a batch has in the order of its source.
     pub max_batch: usize,
     /// Payload and headers of a batch, at most; one larger message goes alone.
     pub max_batch_bytes: Size,
@@ -66,6 +66,12 @@ impl Default for IntakeConfig {
             transaction_timeout: Span::secs(60),
         }
     }
+}
+
+impl IntakeConfig {
+    /// The sequence that orders rows gives each batch so many numbers: the rows of a larger one would
+    /// stand among those of the next.
+    pub const LARGEST_BATCH: usize = 65_535;
 }
 
 /// The way of every message of this node.

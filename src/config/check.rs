@@ -11,6 +11,7 @@ use super::mistake::Mistake;
 use super::routes;
 use crate::engine::EngineConfig;
 use crate::engine::sql::Dialect;
+use crate::intake::IntakeConfig;
 use crate::route::RouteConfig;
 use crate::source::SourceConfig;
 
@@ -177,6 +178,10 @@ impl Check<'_> {
             if count == 0 {
                 self.error(&["intake", key], "expected 1 or more");
             }
+        }
+        if intake.max_batch > IntakeConfig::LARGEST_BATCH {
+            let message = format!("expected at most {}", IntakeConfig::LARGEST_BATCH);
+            self.error(&["intake", "max_batch"], message);
         }
         let Some(inbox) = &self.draft.inbox else {
             return;

@@ -208,6 +208,10 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
         &[("[inbox]", "[intake]\nmax_batch = 0\n[inbox]")],
     ),
     (
+        "a batch larger than its room in the order",
+        &[("[inbox]", "[intake]\nmax_batch = 65536\n[inbox]")],
+    ),
+    (
         "a source of no broker",
         &[(
             "[sources.orders.kafka]\nbootstrap_servers = \"localhost:9092\"\ntopics = [\"orders\"]\ngroup_id = \"sluice\"",
