@@ -44,7 +44,7 @@ pub struct InboxConfig {
     /// so that a frozen node holds no row for longer.
     #[serde(default = "default_idle_in_transaction_timeout")]
     pub idle_in_transaction_timeout: Span,
-    /// How long one statement may wait for a lock.
+    /// How long one statement may wait for a lock; on `PostgreSQL` less than `statement_timeout`.
     #[serde(default = "default_lock_timeout")]
     pub lock_timeout: Span,
     /// How long one statement may run.

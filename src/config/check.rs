@@ -161,6 +161,16 @@ impl Check<'_> {
                 self.error(&["inbox", key], message);
             }
         }
+        if self.database == Some(Database::Postgres)
+            && inbox.lock_timeout >= inbox.statement_timeout
+        {
+            let message = format!(
+                "expected `lock_timeout` ({}) to be less than `statement_timeout` ({}): a wait for a lock would \
+                 end as a statement that takes too long, which is taken for the fault of its messages",
+                inbox.lock_timeout, inbox.statement_timeout
+            );
+            self.error(&["inbox", "lock_timeout"], message);
+        }
         if inbox.connections < 2 {
             self.error(&["inbox", "connections"], "expected 2 or more");
         }

@@ -204,6 +204,10 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "a lock that is waited for as long as a statement runs",
+        &[("url = ", "statement_timeout = \"5s\"\nurl = ")],
+    ),
+    (
         "an empty batch",
         &[("[inbox]", "[intake]\nmax_batch = 0\n[inbox]")],
     ),

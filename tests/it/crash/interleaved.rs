@@ -95,7 +95,7 @@ async fn one_effect_per_key_when_its_partition_moves_while_its_batch_is_under_wa
 async fn nothing_is_dropped_of_a_batch_that_never_fits_its_time_limit() {
     let shop = Shop::open().await;
     let entrance = Entrance::of(Broker::RabbitMq).await;
-    let limit = "statement_timeout = \"400ms\"";
+    let limit = "statement_timeout = \"400ms\"\nlock_timeout = \"300ms\"";
     let _node = Daemon::start(&shop.config(&[("orders", &entrance)], limit), &[]).await;
     let sent = messages(&shop.orders("order", ORDERS), 3);
     let slow = sent
