@@ -144,10 +144,9 @@ pub enum State {
         reason: WaitReason,
         detail: String,
         /// When the sweeper looks again, from now, whatever wakes it before; no later than the ttl is used
-        /// up. Of no meaning for a row that
-        /// is behind another of its order key: it is due when that one is finished.
+        /// up. Of no meaning for a row that is behind another of its order key: it is due when that one is
+        /// finished.
         due_in: Span,
-        /// The ttl, from now: set when it begins to run, `Keep` while it runs.
         expires: Expires,
     },
     /// A correlation job is written and its receipt is not seen yet.
@@ -206,6 +205,11 @@ impl StateName {
 }
 
 impl State {
+    /// Whether an engine that has something to write for the row writes it in the same transaction.
+    pub fn has_effect(&self) -> bool {
+        matches!(self, Self::Handed | Self::Done { .. })
+    }
+
     pub fn name(&self) -> StateName {
         match self {
             Self::Waiting { .. } => StateName::Waiting,
@@ -312,6 +316,7 @@ pub struct Existing {
     pub key: UniqueKey,
     pub payload_hash: Hash,
     pub state: StateName,
+    pub reason: Option<String>,
     pub epoch: i64,
     pub coordinates: Option<String>,
 }
@@ -331,6 +336,8 @@ pub struct StoredRow {
     pub attempts: i32,
     /// By the database's clock.
     pub expired: bool,
+    /// Since it was accepted.
+    pub age: Span,
     pub order: Option<OrderKey>,
     /// How long ago it could have gone on, where that is known: for the recovery histogram.
     pub overdue: Span,
@@ -378,8 +385,19 @@ pub enum Take<'a> {
         /// Bytes of payloads and envelopes after which no further row is taken.
         bytes: i64,
     },
-    /// These, if they still wait, are not behind another of their order key, and nobody else holds them.
-    Rows(&'a [RowId]),
+    /// These, if they still wait, are not behind another of their order key, and nobody else holds them;
+    /// after so many bytes no further row is taken.
+    Rows { ids: &'a [RowId], bytes: i64 },
+}
+
+impl<'a> Take<'a> {
+    /// One row, whatever its size.
+    pub fn row(id: &'a RowId) -> Self {
+        Self::Rows {
+            ids: std::slice::from_ref(id),
+            bytes: i64::MAX,
+        }
+    }
 }
 
 /// What purge did in one round.

@@ -11,6 +11,7 @@
 //! it a duplicate, or when the configuration says to ignore it.
 
 mod batch;
+mod drive;
 mod redrive;
 mod remedy;
 mod run;
@@ -228,11 +229,15 @@ impl<I: Inbox> Intake<I> {
         let new: HashSet<RowId> = self.inbox.insert(tx, &rows).await?.into_iter().collect();
         crash_point!("inserted");
         let mut fates = self.repeats(tx, items, &plan, &new).await?;
+        let mut to_hand = HashSet::with_capacity(new.len());
         for row in rows.into_iter().filter(|row| new.contains(&row.id)) {
+            if row.state.has_effect() {
+                to_hand.insert(row.id);
+            }
             fates.insert(row.id, Fate::Stored(row.state));
         }
         // 5 hand
-        for missed in looked.hand(tx, &new).await? {
+        for missed in looked.hand(tx, &to_hand).await? {
             let item = items.iter().find(|item| item.row == missed.row);
             let Some(route) = item.and_then(Item::route) else {
                 continue;
@@ -319,8 +324,9 @@ impl<I: Inbox> Intake<I> {
         {
             let fate = match existing.get(&item.key) {
                 Some(existing) => {
-                    revived.extend(batch::revival(item, existing));
-                    batch::fate_of_repeat(item, existing)
+                    let fate = batch::fate_of_repeat(item, existing);
+                    revived.extend(batch::revival(item, &fate, existing));
+                    fate
                 }
                 None => plan.fate_in_batch(items, item),
             };

@@ -55,9 +55,9 @@ pub struct Receipt {
 
 /// Everything around the payload; stored with the row, so that a redrive can map it again.
 ///
-/// Absent means that the broker did not say. Times are milliseconds since 1970, UTC.
+/// Absent means that the broker did not say. A newer version may know more fields; they are left alone.
+/// Times are milliseconds since 1970, UTC.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Envelope {
     /// In the broker's order; a name may stand more than once, and the last one wins in expressions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

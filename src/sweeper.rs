@@ -9,6 +9,7 @@ mod confirm;
 mod purge;
 mod wake;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,9 @@ impl Default for SweeperConfig {
     }
 }
 
+/// After so many rounds in a row it is not just somebody quicker.
+const UNUSUAL: u32 = 3;
+
 /// How a round went, as far as the next pause depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
@@ -62,29 +66,53 @@ pub enum Round {
     Empty,
 }
 
+/// The last error of a round that goes on without what failed.
+#[derive(Default)]
+struct Worst(Option<DbError>);
+
+impl Worst {
+    fn without<T>(&mut self, part: Result<T, DbError>) -> Option<T> {
+        part.map_err(|error| self.0 = Some(error)).ok()
+    }
+
+    fn or(self, round: Round) -> Result<Round, DbError> {
+        self.0.map_or(Ok(round), Err)
+    }
+}
+
 /// All sweeps of one node.
 pub struct Sweeper<I: Inbox> {
     intake: Arc<Intake<I>>,
     retention: Retention,
     config: SweeperConfig,
-    routes: Vec<String>,
+    /// The names of each engine's routes.
+    routes: BTreeMap<String, Vec<String>>,
     /// Confirm freed subscriptions: wake looks at once.
     freed: Notify,
 }
 
 impl<I: Inbox> Sweeper<I> {
     pub fn new(intake: Arc<Intake<I>>, retention: Retention, config: SweeperConfig) -> Self {
+        let mut routes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for route in intake.routes().iter() {
+            let of_engine = routes.entry(route.engine.clone()).or_default();
+            of_engine.push(route.name.clone());
+        }
         Self {
-            routes: intake
-                .routes()
-                .iter()
-                .map(|route| route.name.clone())
-                .collect(),
+            routes,
             intake,
             retention,
             config,
             freed: Notify::new(),
         }
+    }
+
+    fn limit(&self) -> i64 {
+        i64::from(self.config.limit)
+    }
+
+    fn limit_bytes(&self) -> i64 {
+        i64::try_from(self.config.limit_bytes.bytes()).unwrap_or(i64::MAX)
     }
 
     /// Runs every sweep until the drain begins.
@@ -118,15 +146,23 @@ impl<I: Inbox> Sweeper<I> {
     {
         let busy = self.config.busy_interval.0;
         let mut failures = Delays::outage();
+        let mut in_a_row = 0;
         let mut pause = busy;
         while let Some(done) = shutdown.unless_draining(round()).await {
             pause = match done {
-                Ok(Round::Full) => Duration::ZERO,
-                Ok(Round::Some) => busy,
-                Ok(Round::Empty) => (pause * 2).clamp(busy, idle),
+                Ok(round) => {
+                    failures.reset();
+                    in_a_row = 0;
+                    match round {
+                        Round::Full => Duration::ZERO,
+                        Round::Some => busy,
+                        Round::Empty => (pause * 2).clamp(busy, idle),
+                    }
+                }
                 Err(error) => {
+                    in_a_row += 1;
                     metrics::db_error(error.class.as_str());
-                    if error.class == Class::Again {
+                    if error.class == Class::Again && in_a_row < UNUSUAL {
                         tracing::debug!(sweep, %error, "somebody was quicker, the round is tried again");
                     } else {
                         tracing::warn!(sweep, %error, "the round is tried again");

@@ -40,11 +40,11 @@ impl<I: Inbox> Observer<I> {
         let mut round: u32 = 0;
         loop {
             let look = self.intake.limited(async {
-                self.engines().await?;
+                let engines = self.engines().await;
                 if round.is_multiple_of(COUNT_EVERY) {
                     self.rows_and_nodes(&mut gauges).await?;
                 }
-                Ok(())
+                engines
             });
             let look = async {
                 tokio::select! {
@@ -81,13 +81,15 @@ impl<I: Inbox> Observer<I> {
         std::future::pending().await
     }
 
+    /// Each engine, whatever is the matter with another.
     async fn engines(&self) -> Result<(), DbError> {
+        let mut worst = Ok(());
         for engine in self.intake.engines() {
             let refreshed = self.refresh(&**engine).await;
             metrics::engine_up(engine.name(), refreshed.is_ok());
-            refreshed?;
+            worst = refreshed.and(worst);
         }
-        Ok(())
+        worst
     }
 
     /// Whether the intake can write is its own to say: a database that is read-only or full answers here.

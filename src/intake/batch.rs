@@ -450,12 +450,15 @@ pub(super) fn keeps_conflicts(item: &Item) -> bool {
         .is_none_or(|route| route.on_conflict == OnConflict::Dead)
 }
 
-/// A duplicate of a dead row makes it due again, where the route says so.
-pub(super) fn revival(item: &Item, existing: &Existing) -> Option<Change> {
+/// A duplicate of a dead row makes it due again, where the route says so; one that may have had its effect
+/// is an operator's to decide.
+pub(super) fn revival(item: &Item, fate: &Fate, existing: &Existing) -> Option<Change> {
     let wanted = item
         .route()
         .is_some_and(|route| route.redrive_dead_on_duplicate);
-    (wanted && existing.state == StateName::Dead).then(|| Change {
+    let of_dead = *fate == Fate::Duplicate(DuplicateCause::OfDead);
+    let in_doubt = existing.reason.as_deref() == Some(DeadReason::InDoubt.as_str());
+    (wanted && of_dead && !in_doubt).then(|| Change {
         id: existing.id,
         from: StateName::Dead,
         epoch: existing.epoch,

@@ -53,11 +53,13 @@ impl Part {
 impl<I: Inbox> Intake<I> {
     /// Stores every item, whatever it takes.
     ///
-    /// Halves are stored one after the other, so that an ordered source keeps its order.
+    /// Halves are stored one after the other, so that an ordered source keeps its order. Without an order
+    /// to keep, what has to be tried again comes after its neighbours.
     pub(super) async fn store(&self, items: Vec<Item>, arrived: Instant) -> Result<(), Stuck> {
         if items.is_empty() {
             return Ok(());
         }
+        let ordered = items.iter().any(|item| item.order().is_some());
         let mut parts = VecDeque::from([Part::new(items)]);
         while let Some(part) = parts.pop_front() {
             let began = Instant::now();
@@ -68,8 +70,14 @@ impl<I: Inbox> Intake<I> {
                 }
                 Err(error) => {
                     metrics::db_error(error.class.as_str());
-                    for rest in self.remedy(part, error).await?.into_iter().rev() {
-                        parts.push_front(rest);
+                    let again = self.remedy(part, error).await?;
+                    if !ordered && again.len() == 1 {
+                        parts.extend(again);
+                    } else {
+                        again
+                            .into_iter()
+                            .rev()
+                            .for_each(|part| parts.push_front(part));
                     }
                 }
             }

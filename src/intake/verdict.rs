@@ -1,5 +1,7 @@
 //! From the engine's outcome and the route's patience to the row's state. Pure.
 
+use std::time::Duration;
+
 use crate::backoff::attempt_delay;
 use crate::engine::Outcome;
 use crate::inbox::{Expires, State};
@@ -13,6 +15,8 @@ pub(super) struct Past {
     pub attempts: i32,
     /// Its ttl is used up, by the database's clock. This was its last look.
     pub expired: bool,
+    /// Since it was accepted.
+    pub age: Span,
 }
 
 /// What becomes of the row.
@@ -78,7 +82,7 @@ pub(super) fn wait(
         State::Waiting {
             reason,
             detail: detail.to_owned(),
-            due_in: due_in(route, reason, attempts, announced),
+            due_in: due_in(route, reason, attempts, past.age, announced),
             expires: match route.patience.ttl {
                 Some(ttl) if reason.ttl_runs() => Expires::Within(ttl),
                 _ => Expires::Never,
@@ -107,17 +111,17 @@ fn expired(route: &Route, reason: WaitReason, detail: &str) -> State {
 }
 
 /// When the sweeper looks again, whatever wakes the row before.
-fn due_in(route: &Route, reason: WaitReason, attempts: i32, announced: bool) -> Span {
+fn due_in(route: &Route, reason: WaitReason, attempts: i32, age: Span, announced: bool) -> Span {
     match reason {
         WaitReason::NoSubscription | WaitReason::UnknownMessage if announced => Span::secs(60),
+        // Nothing tells when to look: the longer it has waited, the less a little longer matters.
+        WaitReason::NoSubscription | WaitReason::UnknownMessage | WaitReason::EngineDown => {
+            Span((age.0 / 10).clamp(Duration::from_secs(1), Duration::from_secs(30)))
+        }
         WaitReason::Ambiguous | WaitReason::Unsupported | WaitReason::Retry => {
             attempt_delay(&route.attempts, attempts)
         }
-        WaitReason::NoSubscription
-        | WaitReason::UnknownMessage
-        | WaitReason::Early
-        | WaitReason::Ordered
-        | WaitReason::EngineDown => Span::secs(1),
+        WaitReason::Early | WaitReason::Ordered => Span::secs(1),
         // The engine's wake brings these, in their order; being due would only mix it up.
         WaitReason::Backlog => Span::secs(30),
         WaitReason::Busy => Span::secs(2),
@@ -145,8 +149,8 @@ mod tests {
     fn the_ttl_runs_only_while_nothing_but_the_engines_answer_is_missing() {
         let route = route("ttl='1m'");
         let used_up = Past {
-            attempts: 0,
             expired: true,
+            ..Past::default()
         };
         for reason in WaitReason::ALL {
             let waits = matches!(of(&route, reason, used_up), State::Waiting { .. });
@@ -163,7 +167,7 @@ mod tests {
         let route = route("");
         let last = Past {
             attempts: 1,
-            expired: false,
+            ..Past::default()
         };
         for reason in WaitReason::ALL {
             let dead = matches!(
@@ -180,8 +184,8 @@ mod tests {
     #[test]
     fn the_second_look_decides_what_nobody_waited_for() {
         let past = Past {
-            attempts: 0,
             expired: true,
+            ..Past::default()
         };
         let nobody = |extra: &str| verdict(&route(extra), &Outcome::Nobody, past, true).state;
         assert!(matches!(

@@ -1,6 +1,6 @@
 //! Handed rows: receipt, proof of the contrary, or neither.
 
-use super::{Round, Sweeper};
+use super::{Round, Sweeper, Worst};
 use crate::crash_point;
 use crate::engine::{Confirmed, Engine, Verdict};
 use crate::inbox::{Change, DbError, Expires, Inbox, State, StateName};
@@ -12,33 +12,34 @@ use crate::units::Span;
 const AFTER_NEVER: Span = Span::ms(500);
 
 impl<I: Inbox> Sweeper<I> {
-    /// One look at what became of the handed rows.
+    /// One look at what became of the handed rows, engine by engine.
     ///
     /// # Errors
-    /// The database's; what was done before it stands.
+    /// The database's; what else could be done was done.
     pub async fn confirm_round(&self) -> Result<Round, DbError> {
         let mut round = Round::Empty;
+        let mut worst = Worst::default();
         for engine in self.intake.engines() {
-            let confirmed = self.intake.limited(self.confirm(&**engine)).await?;
-            if confirmed == 0 {
+            let judged = self.intake.limited(Box::pin(self.confirm(&**engine))).await;
+            let judged = worst.without(judged).unwrap_or(0);
+            if judged == 0 {
                 continue;
             }
             self.freed.notify_one();
-            round = match round {
-                Round::Full => Round::Full,
-                _ if confirmed >= self.config.limit as usize => Round::Full,
-                _ => Round::Some,
-            };
+            if judged >= self.config.limit as usize {
+                round = Round::Full;
+            } else if round == Round::Empty {
+                round = Round::Some;
+            }
         }
-        Ok(round)
+        worst.or(round)
     }
 
     /// The same for one engine: one transaction. Returns how many were judged.
     async fn confirm(&self, engine: &dyn Engine<I::Tx>) -> Result<usize, DbError> {
         let inbox = self.intake.inbox();
         let mut tx = inbox.begin().await?;
-        let limit = i64::from(self.config.limit);
-        let confirmed = engine.confirm(&mut tx, limit).await?;
+        let confirmed = engine.confirm(&mut tx, self.limit()).await?;
         if confirmed.is_empty() {
             inbox.commit(tx).await?;
             return Ok(0);

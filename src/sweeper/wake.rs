@@ -1,46 +1,63 @@
 //! Waiting rows: those that a free subscription waits for, and those whose due time has come.
 
-use super::{Round, Sweeper};
+use super::{Round, Sweeper, Worst};
+use crate::engine::Engine;
 use crate::inbox::{DbError, Inbox, Take};
+use crate::intake::Driven;
 use crate::metrics::Sweep;
 
 impl<I: Inbox> Sweeper<I> {
-    /// One look for rows that may go on.
+    /// One look for rows that may go on, engine by engine: what is in the way of one is not of the others.
     ///
     /// # Errors
-    /// The database's; what was done before it stands.
+    /// The database's; what else could be done was done.
     pub async fn wake_round(&self) -> Result<Round, DbError> {
-        let limit = i64::from(self.config.limit);
-        let (mut taken, mut moved) = (0, 0);
+        let mut driven = Driven::default();
+        let mut worst = Worst::default();
         for engine in self.intake.engines() {
-            let look = async {
-                let mut tx = self.intake.inbox().begin().await?;
-                let rows = engine.wake(&mut tx, &self.routes, limit).await?;
-                self.intake.inbox().commit(tx).await?;
-                Ok(rows)
-            };
-            let rows = self.intake.limited(look).await?;
-            if rows.is_empty() {
-                continue;
+            for look in [self.wake(&**engine).await, self.due(engine.name()).await] {
+                driven += worst.without(look).unwrap_or_default();
             }
-            let driven = self.intake.redrive(Take::Rows(&rows), Sweep::Wake).await?;
-            taken += driven.taken;
-            moved += driven.moved;
         }
-        let due = Take::Due {
-            routes: &self.routes,
-            limit,
-            bytes: i64::try_from(self.config.limit_bytes.bytes()).unwrap_or(i64::MAX),
-        };
-        let driven = self.intake.redrive(due, Sweep::Due).await?;
-        taken += driven.taken;
-        moved += driven.moved;
-        Ok(if moved >= self.config.limit as usize {
+        worst.or(if driven.moved >= self.config.limit as usize {
             Round::Full
-        } else if taken > 0 {
+        } else if driven.taken > 0 {
             Round::Some
         } else {
             Round::Empty
         })
+    }
+
+    async fn wake(&self, engine: &dyn Engine<I::Tx>) -> Result<Driven, DbError> {
+        let inbox = self.intake.inbox();
+        let look = async {
+            let mut tx = inbox.begin().await?;
+            let routes = self.routes_of(engine.name());
+            let ids = engine.wake(&mut tx, routes, self.limit()).await?;
+            inbox.commit(tx).await?;
+            Ok(ids)
+        };
+        let ids = self.intake.limited(Box::pin(look)).await?;
+        if ids.is_empty() {
+            return Ok(Driven::default());
+        }
+        let rows = Take::Rows {
+            ids: &ids,
+            bytes: self.limit_bytes(),
+        };
+        self.intake.redrive(rows, Sweep::Wake).await
+    }
+
+    async fn due(&self, engine: &str) -> Result<Driven, DbError> {
+        let due = Take::Due {
+            routes: self.routes_of(engine),
+            limit: self.limit(),
+            bytes: self.limit_bytes(),
+        };
+        self.intake.redrive(due, Sweep::Due).await
+    }
+
+    fn routes_of(&self, engine: &str) -> &[String] {
+        self.routes.get(engine).map_or(&[], Vec::as_slice)
     }
 }

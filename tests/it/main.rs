@@ -27,3 +27,4 @@ mod sources;
 mod sql_engine;
 mod stored;
 mod structure;
+mod sweeps;

@@ -53,8 +53,8 @@ statements! {
         ON CONFLICT (dedup_hash, scope, conflict_hash) DO NOTHING
         RETURNING id",
     existing: r"/* inbox.existing */
-        SELECT i.id, i.scope, i.dedup_hash, i.conflict_hash, i.payload_hash, i.state, i.epoch,
-            i.coordinates
+        SELECT i.id, i.scope, i.dedup_hash, i.conflict_hash, i.payload_hash, i.state, i.reason,
+            i.epoch, i.coordinates
         FROM unnest($1::bytea[], $2::text[], $3::bytea[]) AS k (dedup_hash, scope, conflict_hash)
         JOIN {s}.inbox i
             ON i.dedup_hash = k.dedup_hash AND i.scope = k.scope AND i.conflict_hash = k.conflict_hash",
@@ -234,6 +234,7 @@ pub(super) async fn existing(
                 key: unique_key(&row)?,
                 payload_hash: hash(&row, "payload_hash")?,
                 state: StateName::parse(row.try_get("state")?),
+                reason: row.try_get("reason")?,
                 epoch: row.try_get("epoch")?,
                 coordinates: row.try_get("coordinates")?,
             })

@@ -33,6 +33,7 @@ macro_rules! locked_rows {
                 c.id, c.source, c.route, c.scope, c.dedup_hash, c.conflict_hash,
                 b.payload, b.envelope, c.reason, c.epoch, c.attempts, c.order_scope, c.order_key,
                 COALESCE(c.expires_at <= clock_timestamp(), false) AS expired,
+                greatest(0, extract(epoch FROM clock_timestamp() - b.received_at) * 1000)::bigint AS age_ms,
                 greatest(0, extract(epoch FROM clock_timestamp() - c.due_at) * 1000)::bigint AS overdue_ms
             FROM cut c
             JOIN {s}.inbox b ON b.id = c.id
@@ -81,7 +82,7 @@ statements! {
         "FROM {s}.inbox i
         WHERE i.id = ANY ($1) AND i.state = 'waiting' AND ", is_head!("$2"), "
         ORDER BY since, i.id
-        FOR UPDATE OF i SKIP LOCKED"), "9223372036854775807")),
+        FOR UPDATE OF i SKIP LOCKED"), "$3")),
     change: r"/* inbox.change */
         UPDATE {s}.inbox i SET
             state = c.state, reason = c.reason, detail = c.detail,
@@ -150,11 +151,12 @@ pub(super) async fn take(
                 .bind(heads);
             ("inbox.take_due", query)
         }
-        Take::Rows(ids) => {
+        Take::Rows { ids, bytes } => {
             let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
             let query = sqlx::query(statements.take_rows.clone())
                 .bind(ids)
-                .bind(blocking_dead);
+                .bind(blocking_dead)
+                .bind(bytes);
             ("inbox.take_rows", query)
         }
     };
@@ -165,6 +167,7 @@ pub(super) async fn take(
 fn stored_row(row: &PgRow) -> Result<StoredRow, sqlx::Error> {
     let payload: Option<Vec<u8>> = row.try_get("payload")?;
     let overdue: i64 = row.try_get("overdue_ms")?;
+    let age: i64 = row.try_get("age_ms")?;
     let scope: Option<String> = row.try_get("order_scope")?;
     let key: Option<String> = row.try_get("order_key")?;
     Ok(StoredRow {
@@ -178,6 +181,7 @@ fn stored_row(row: &PgRow) -> Result<StoredRow, sqlx::Error> {
         epoch: row.try_get("epoch")?,
         attempts: row.try_get("attempts")?,
         expired: row.try_get("expired")?,
+        age: Span::ms(u64::try_from(age).unwrap_or(0)),
         order: scope.zip(key).map(|(scope, key)| OrderKey { scope, key }),
         overdue: Span::ms(u64::try_from(overdue).unwrap_or(0)),
     })

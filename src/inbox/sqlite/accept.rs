@@ -32,8 +32,8 @@ const SIZES: [usize; 3] = [64, 8, 1];
 static INSERTS: LazyLock<[String; 3]> = LazyLock::new(|| SIZES.map(insert_of));
 
 const EXISTING: &str = r"/* inbox.existing */
-    SELECT i.id, i.scope, i.dedup_hash, i.conflict_hash, i.payload_hash, i.state, i.epoch,
-        i.coordinates
+    SELECT i.id, i.scope, i.dedup_hash, i.conflict_hash, i.payload_hash, i.state, i.reason,
+        i.epoch, i.coordinates
     FROM json_each(?1) k
     CROSS JOIN inbox i
         ON i.dedup_hash = unhex(k.value ->> 0) AND i.scope = k.value ->> 1
@@ -159,6 +159,7 @@ pub(super) async fn existing(
                 key: unique_key(&row)?,
                 payload_hash: text::hash(row.try_get("payload_hash")?)?,
                 state: StateName::parse(row.try_get("state")?),
+                reason: row.try_get("reason")?,
                 epoch: row.try_get("epoch")?,
                 coordinates: row.try_get("coordinates")?,
             })

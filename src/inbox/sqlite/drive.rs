@@ -34,6 +34,9 @@ macro_rules! taken {
             ", 0) AS expired,
                 max(0, ",
             now!(),
+            " - i.received_at) AS age_ms,
+                max(0, ",
+            now!(),
             " - i.due_at) AS overdue_ms
             FROM cut c
             CROSS JOIN inbox i ON i.id = c.id
@@ -57,7 +60,7 @@ const TAKE_DUE: &str = taken!(
 const TAKE_ROWS: &str = taken!(
     "/* inbox.take_rows */",
     "i.id IN (SELECT unhex(value) FROM json_each(?1))",
-    "9223372036854775807"
+    "?2"
 );
 const CHANGE: &str = concat!(
     r"/* inbox.change */
@@ -144,9 +147,11 @@ pub(super) async fn take(tx: &mut Tx, take: Take<'_>) -> Result<Vec<StoredRow>, 
                 .bind(limit)
                 .bind(bytes)
         }
-        Take::Rows(ids) => {
+        Take::Rows { ids, bytes } => {
             let ids: Vec<String> = ids.iter().map(|id| id.0.simple().to_string()).collect();
-            sqlx::query(TAKE_ROWS).bind(sqlx::types::Json(ids))
+            sqlx::query(TAKE_ROWS)
+                .bind(sqlx::types::Json(ids))
+                .bind(bytes)
         }
     };
     query
@@ -158,6 +163,7 @@ pub(super) async fn take(tx: &mut Tx, take: Take<'_>) -> Result<Vec<StoredRow>, 
 fn stored_row(row: &SqliteRow) -> Result<StoredRow, sqlx::Error> {
     let payload: Option<Vec<u8>> = row.try_get("payload")?;
     let overdue: i64 = row.try_get("overdue_ms")?;
+    let age: i64 = row.try_get("age_ms")?;
     Ok(StoredRow {
         id: RowId(row.try_get("id")?),
         source: row.try_get("source")?,
@@ -169,6 +175,7 @@ fn stored_row(row: &SqliteRow) -> Result<StoredRow, sqlx::Error> {
         epoch: row.try_get("epoch")?,
         attempts: row.try_get("attempts")?,
         expired: row.try_get("expired")?,
+        age: Span::ms(u64::try_from(age).unwrap_or(0)),
         order: None,
         overdue: Span::ms(u64::try_from(overdue).unwrap_or(0)),
     })

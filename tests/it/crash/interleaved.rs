@@ -107,6 +107,9 @@ async fn nothing_is_dropped_of_a_batch_that_never_fits_its_time_limit() {
 
     gate::on_insert(&shop, std::slice::from_ref(&slow), "PERFORM pg_sleep(30)").await;
     entrance.send(&sent).await;
+    // Its neighbours do not wait until it is given up.
+    shop.until_accepted(&others).await;
+    assert_eq!(shop.dead().await, []);
     shop.until_done_but(1, &others, LIMIT).await;
     entrance.until_drained().await;
     shop.assert_exact(&others).await;

@@ -82,6 +82,8 @@ async fn a_message_that_is_handed_in_vain_again_and_again_is_dead_in_the_end() {
         "{}",
         row.detail
     );
+    // What is dead is not handed once more, though somebody waits for it.
+    place.assert_clean().await;
 }
 
 #[tokio::test]

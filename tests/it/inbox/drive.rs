@@ -107,7 +107,17 @@ async fn rows_are_taken_by_id_only_while_they_wait<I: Kept>(fresh: Fresh<I>) {
     let mut ids: Vec<RowId> = rows[..4].iter().map(|row| row.id).collect();
     ids.push(RowId::fresh());
     let mut tx = inbox.begin().await.unwrap();
-    let taken = inbox.take(&mut tx, Take::Rows(&ids), &[]).await.unwrap();
+    let taken = inbox
+        .take(
+            &mut tx,
+            Take::Rows {
+                ids: &ids,
+                bytes: i64::MAX,
+            },
+            &[],
+        )
+        .await
+        .unwrap();
     inbox.commit(tx).await.unwrap();
     let taken: Vec<RowId> = taken.iter().map(|row| row.id).collect();
     assert_eq!(taken, [waits.id]);

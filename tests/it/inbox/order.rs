@@ -104,7 +104,17 @@ async fn a_row_behind_another_is_not_taken_by_its_id_either() {
     insert(&inbox, &rows).await;
     let ids = [rows[1].id, rows[0].id];
     let mut tx = inbox.begin().await.unwrap();
-    let taken = inbox.take(&mut tx, Take::Rows(&ids), &[]).await.unwrap();
+    let taken = inbox
+        .take(
+            &mut tx,
+            Take::Rows {
+                ids: &ids,
+                bytes: i64::MAX,
+            },
+            &[],
+        )
+        .await
+        .unwrap();
     let taken: Vec<RowId> = taken.iter().map(|row| row.id).collect();
     assert_eq!(taken, [rows[0].id]);
 }
