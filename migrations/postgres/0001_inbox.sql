@@ -62,7 +62,7 @@ CREATE INDEX inbox_backlog ON inbox (engine, id) WHERE state = 'waiting' AND rea
 CREATE INDEX inbox_order ON inbox (order_scope, order_key, position)
     WHERE order_key IS NOT NULL AND state <> 'done';
 -- Rows behind another of their order key.
-CREATE INDEX inbox_behind ON inbox (id) WHERE state = 'waiting' AND due_at IS NULL;
+CREATE INDEX inbox_behind ON inbox (due_at, id) WHERE state = 'waiting' AND due_at IS NULL;
 -- Counts, and lists of what is not done, newest first.
 CREATE INDEX inbox_unfinished ON inbox (state, id) INCLUDE (route, reason, received_at)
     WHERE state <> 'done';

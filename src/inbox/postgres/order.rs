@@ -53,13 +53,15 @@ statements! {
                 AND (e.state <> 'dead' OR e.order_scope = ANY ($3))
             LIMIT 1
         )",
+    // Only the index of these rows has this order; the one of all that is not done would be read from end
+    // to end wherever the planner believes that many rows have no due time, as done rows have none.
     heads: concat!("/* inbox.order_heads */
         SELECT i.id, i.route = ANY ($4) AND ", is_head!("$3"), " AS head
         FROM (
             SELECT w.id, w.route, w.order_scope, w.order_key, w.position
             FROM {s}.inbox w
             WHERE w.state = 'waiting' AND w.due_at IS NULL AND w.id > $1
-            ORDER BY w.id
+            ORDER BY w.due_at, w.id
             LIMIT $2
         ) i
         ORDER BY i.id"),
