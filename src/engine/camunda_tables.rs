@@ -13,6 +13,7 @@
 //! and never touches the inbox's. Knows no broker. Invariant: nothing that exists in the engine's tables
 //! is changed, but for the revision of a subscription that variant B claims.
 
+mod backlog;
 mod claim;
 mod confirm;
 mod correlation;
@@ -105,6 +106,8 @@ pub struct CamundaTables {
     backlog: AtomicI64,
     /// Some messages wait for the backlog: new ones go behind them.
     queue: AtomicBool,
+    /// Where the next round of the wake goes on.
+    wake_from: Mutex<wake::Place>,
 }
 
 impl CamundaTables {
@@ -119,6 +122,7 @@ impl CamundaTables {
             definitions: Definitions::default(),
             backlog: AtomicI64::new(0),
             queue: AtomicBool::new(false),
+            wake_from: Mutex::default(),
         }
     }
 
@@ -181,6 +185,12 @@ impl CamundaTables {
     fn queue_began(&self) {
         self.queue.store(true, Ordering::Relaxed);
     }
+
+    fn wake_from(&self) -> MutexGuard<'_, wake::Place> {
+        self.wake_from
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[async_trait]
@@ -193,11 +203,13 @@ impl Engine<Tx> for CamundaTables {
         variables::fits(message)
     }
 
-    /// The wake join knows a message by its name and business key; nothing else.
+    /// The wake join knows a message by its name and business key; nothing else. It begins after the
+    /// empty key.
     fn announces(&self, message: &Message) -> bool {
         match &message.action {
             Action::Correlate(correlation) => {
-                correlation.business_key.is_some()
+                let business_key = correlation.business_key.as_deref();
+                business_key.is_some_and(|key| !key.is_empty())
                     && correlation.correlation_keys.is_empty()
                     && correlation.process_instance_id.is_none()
                     && correlation.tenant == crate::message::Tenant::Any
@@ -228,7 +240,10 @@ impl Engine<Tx> for CamundaTables {
         let mut rows = wake::queued(tx, &self.tables, &self.name, routes, limit).await?;
         let rest = limit - i64::try_from(rows.len()).unwrap_or(limit);
         if rest > 0 {
-            rows.extend(wake::wake(tx, &self.tables, &self.name, routes, rest).await?);
+            let from = self.wake_from().clone();
+            let (woken, end) = wake::wake(tx, &self.tables, &self.name, routes, rest, from).await?;
+            *self.wake_from() = end;
+            rows.extend(woken);
         }
         Ok(rows)
     }
@@ -248,7 +263,7 @@ impl Engine<Tx> for CamundaTables {
         }
         self.schema(tx).await?;
         self.definitions.refresh(tx, &self.tables).await?;
-        let state = wake::backlog(tx, &self.tables, &self.name).await?;
+        let state = backlog::backlog(tx, &self.tables, &self.name).await?;
         let runnable = i64::try_from(state.backlog).unwrap_or(i64::MAX);
         self.backlog.store(runnable, Ordering::Relaxed);
         let queue = wake::has_queue(tx, &self.tables, &self.name).await?;

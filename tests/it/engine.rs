@@ -15,6 +15,7 @@ mod history;
 mod levels;
 mod oracle;
 mod place;
+mod plans;
 mod proof;
 mod races;
 mod start;

@@ -152,7 +152,7 @@ async fn pending(
                        $9::text[], $10::text[], $11::text[], $12::text[]) WITH ORDINALITY
                 AS c(subscription, row_id, epoch, variant, job, scope, receipt_name, receipt, instance,
                      activity, message_name, ord)
-          WHERE EXISTS (SELECT 1 FROM {e}act_ru_event_subscr e WHERE e.id_ = c.subscription)
+          WHERE (SELECT true FROM {e}act_ru_event_subscr e WHERE e.id_ = c.subscription)
           ORDER BY c.ord
          ON CONFLICT DO NOTHING
          RETURNING row_id",
@@ -206,13 +206,13 @@ async fn bump(
          WITH locked AS MATERIALIZED (
               SELECT e.id_
                 FROM unnest($1::text[], $2::int4[]) AS c(id, rev)
-                JOIN {e}act_ru_event_subscr e ON e.id_ = c.id AND e.rev_ = c.rev
-               ORDER BY e.id_
-                 FOR UPDATE OF e SKIP LOCKED)
+               CROSS JOIN LATERAL (
+                     SELECT x.id_ FROM {e}act_ru_event_subscr x
+                      WHERE x.id_ = c.id AND x.rev_ = c.rev
+                        FOR UPDATE SKIP LOCKED) e)
          UPDATE {e}act_ru_event_subscr e
             SET rev_ = e.rev_ + 1
-           FROM locked
-          WHERE e.id_ = locked.id_
+          WHERE e.id_ = ANY(ARRAY(SELECT l.id_ FROM locked l))
          RETURNING e.id_",
     ))
     .bind(&ids)

@@ -49,31 +49,33 @@ pub(super) async fn confirm(
                      p.receipt_name, p.process_instance_id, p.handed_at
                 FROM {s}pending p
                WHERE p.engine = $1
-                 AND NOT EXISTS (SELECT 1 FROM {e}act_ru_job j WHERE j.id_ = p.job_id)
+                 AND (SELECT true FROM {e}act_ru_job j WHERE j.id_ = p.job_id) IS NULL
                ORDER BY p.handed_at
                LIMIT $2
                  FOR UPDATE OF p SKIP LOCKED)
          SELECT g.subscription_id, g.row_id, g.epoch, g.variant, g.scope_id,
                 extract(epoch FROM clock_timestamp() - g.handed_at)::float8 AS handed_ago,
-                EXISTS (SELECT 1 FROM {e}act_ru_execution x WHERE x.id_ = g.process_instance_id) AS runs,
-                EXISTS (SELECT 1 FROM {e}act_hi_procinst h
-                         WHERE h.id_ = g.process_instance_id
-                           AND (h.removal_time_ IS NULL OR h.removal_time_ >
-                                (clock_timestamp() AT TIME ZONE 'UTC') + make_interval(secs => $3))) AS known,
+                (SELECT true FROM {e}act_ru_execution x
+                  WHERE x.id_ = g.process_instance_id) IS NOT NULL AS runs,
+                (SELECT true FROM {e}act_hi_procinst h
+                  WHERE h.id_ = g.process_instance_id
+                    AND (h.removal_time_ IS NULL OR h.removal_time_ >
+                         (clock_timestamp() AT TIME ZONE 'UTC') + make_interval(secs => $3)))
+                IS NOT NULL AS known,
                 CASE WHEN g.variant = 'B' THEN
-                     (SELECT max(l.job_state_) FROM {e}act_hi_job_log l
-                       WHERE l.process_instance_id_ = g.process_instance_id AND l.job_id_ = g.job_id
-                         AND l.job_state_ IN (2, 3)) END AS job_state,
-                g.variant = 'C' AND (
-                EXISTS (SELECT 1 FROM {e}act_hi_detail d
-                         WHERE d.proc_inst_id_ = g.process_instance_id AND d.name_ = g.receipt_name
-                           AND starts_with(d.text_, g.row_id::text))
-                OR EXISTS (SELECT 1 FROM {e}act_hi_varinst v
-                            WHERE v.proc_inst_id_ = g.process_instance_id AND v.name_ = g.receipt_name
-                              AND starts_with(v.text_, g.row_id::text))
-                OR EXISTS (SELECT 1 FROM {e}act_ru_variable v
-                            WHERE v.proc_inst_id_ = g.process_instance_id AND v.name_ = g.receipt_name
-                              AND starts_with(v.text_, g.row_id::text))) AS receipt
+                     (SELECT max(l.job_state_) FILTER (WHERE l.job_id_ = g.job_id AND l.job_state_ IN (2, 3))
+                        FROM {e}act_hi_job_log l
+                       WHERE l.process_instance_id_ = g.process_instance_id) END AS job_state,
+                g.variant = 'C' AND coalesce(
+                     (SELECT bool_or(d.name_ = g.receipt_name AND starts_with(d.text_, g.row_id::text))
+                        FROM {e}act_hi_detail d WHERE d.proc_inst_id_ = g.process_instance_id)
+                     OR
+                     (SELECT bool_or(v.name_ = g.receipt_name AND starts_with(v.text_, g.row_id::text))
+                        FROM {e}act_hi_varinst v WHERE v.proc_inst_id_ = g.process_instance_id)
+                     OR
+                     (SELECT bool_or(v.name_ = g.receipt_name AND starts_with(v.text_, g.row_id::text))
+                        FROM {e}act_ru_variable v WHERE v.proc_inst_id_ = g.process_instance_id),
+                     false) AS receipt
            FROM gone g",
     ))
     .bind(engine)
@@ -162,7 +164,13 @@ async fn release(
     let scopes = column("scope_id");
     let left_over: Vec<Option<String>> = sqlx::query_scalar(tables.sql(
         "/* camunda_tables.remove_variables */
-         DELETE FROM {e}act_ru_variable WHERE var_scope_ = ANY($1) RETURNING bytearray_id_",
+         DELETE FROM {e}act_ru_variable
+          WHERE id_ = ANY(ARRAY(
+                SELECT v.id_
+                  FROM unnest($1::text[]) AS s(scope)
+                 CROSS JOIN LATERAL (
+                       SELECT x.id_ FROM {e}act_ru_variable x WHERE x.var_scope_ = s.scope OFFSET 0) v))
+         RETURNING bytearray_id_",
     ))
     .bind(&scopes)
     .fetch_all(&mut **tx)
@@ -203,7 +211,7 @@ async fn forget_starts(
               SELECT s.process_instance_id
                 FROM {s}pending_start s
                WHERE s.engine = $1
-                 AND NOT EXISTS (SELECT 1 FROM {e}act_ru_job j WHERE j.id_ = s.job_id)
+                 AND (SELECT true FROM {e}act_ru_job j WHERE j.id_ = s.job_id) IS NULL
                ORDER BY s.handed_at
                LIMIT $2
                  FOR UPDATE OF s SKIP LOCKED)

@@ -104,7 +104,11 @@ impl Lead {
 }
 
 // OFFSET 0 keeps the planner from turning the order round.
-const SUBSCRIPTION_OF_NAME: &str = "{e}act_ru_event_subscr evt";
+// A range of one name is believed to be small: most subscriptions may have the same, and to look for one
+// with another the planner would read them all.
+const SUBSCRIPTION_OF_NAME: &str = "(
+             SELECT x.id_, x.rev_, x.activity_id_, x.event_type_, x.event_name_, x.execution_id_
+               FROM {e}act_ru_event_subscr x WHERE x.event_name_ BETWEEN m.name AND m.name) evt";
 const EXECUTION_OF_SUBSCRIPTION: &str = "CROSS JOIN LATERAL (
              SELECT x.id_, x.proc_inst_id_, x.proc_def_id_, x.suspension_state_, x.tenant_id_
                FROM {e}act_ru_execution x WHERE x.id_ = evt.execution_id_ OFFSET 0) res";
@@ -198,28 +202,31 @@ pub(super) fn tenant_columns(tenant: &Tenant) -> (bool, Option<String>) {
 }
 
 /// The instances that the leading keys find, for all messages at once. Parameters 16 to 21.
-const LEAD: &str = "WITH wanted AS MATERIALIZED (
-               SELECT k.ord, k.name, k.kind, k.text, k.long, k.double
+///
+/// The variables of the wanted names are read once, and the wanted values picked from them before
+/// anything is joined. The name is compared as a range, of which the planner believes that it is small:
+/// otherwise it would read all variables wherever most have that name.
+const LEAD: &str = "WITH named AS MATERIALIZED (
+               SELECT v.proc_inst_id_, v.name_, v.type_, v.text_, v.long_, v.double_
+                 FROM (SELECT DISTINCT k.name FROM unnest($17::text[]) AS k(name)) k
+                CROSS JOIN LATERAL (
+                      SELECT x.proc_inst_id_, x.name_, x.type_, x.text_, x.long_, x.double_
+                        FROM {e}act_ru_variable x
+                       WHERE x.task_id_ IS NULL AND x.name_ BETWEEN k.name AND k.name
+                         AND (x.text_ = ANY($19::text[]) OR x.long_ = ANY($20::int8[])
+                              OR x.double_ = ANY($21::float8[]))
+                      OFFSET 0) v
+             ), lead AS MATERIALIZED (
+               SELECT DISTINCT k.ord, v.proc_inst_id_ AS instance
                  FROM unnest($16::int4[], $17::text[], $18::text[], $19::text[], $20::int8[], $21::float8[])
                       AS k(ord, name, kind, text, long, double)
-             ), lead AS MATERIALIZED (
-               SELECT k.ord, v.proc_inst_id_ AS instance
-                 FROM wanted k
-                 JOIN {e}act_ru_variable v
-                   ON v.task_id_ IS NULL AND v.name_ = k.name AND v.type_ = k.kind AND v.text_ = k.text
-                WHERE k.kind = 'string'
-                UNION
-               SELECT k.ord, v.proc_inst_id_
-                 FROM wanted k
-                 JOIN {e}act_ru_variable v
-                   ON v.task_id_ IS NULL AND v.name_ = k.name AND v.type_ = k.kind AND v.long_ = k.long
-                WHERE k.long IS NOT NULL
-                UNION
-               SELECT k.ord, v.proc_inst_id_
-                 FROM wanted k
-                 JOIN {e}act_ru_variable v
-                   ON v.task_id_ IS NULL AND v.name_ = k.name AND v.type_ = k.kind AND v.double_ = k.double
-                WHERE k.double IS NOT NULL)
+                 JOIN named v
+                   ON v.name_ = k.name AND v.type_ = k.kind
+                  AND CASE k.kind
+                      WHEN 'string' THEN v.text_ = k.text
+                      WHEN 'double' THEN v.double_ = k.double
+                      ELSE v.long_ = k.long
+                      END)
         ";
 
 /// No key without a variable that equals it; a null equals whatever has no value. Parameters 11 to 15.
@@ -233,9 +240,11 @@ const KEYS: &str = "NOT EXISTS (
                              AS k(name, kind, text, long, double)
                        WHERE NOT EXISTS (
                              SELECT 1
-                               FROM {e}act_ru_variable v
-                              WHERE v.proc_inst_id_ = res.proc_inst_id_
-                                AND v.task_id_ IS NULL
+                               FROM (SELECT x.task_id_, x.name_, x.type_, x.text_, x.text2_, x.long_, x.double_,
+                                            x.bytearray_id_
+                                       FROM {e}act_ru_variable x
+                                      WHERE x.proc_inst_id_ = res.proc_inst_id_ OFFSET 0) v
+                              WHERE v.task_id_ IS NULL
                                 AND v.name_ = k.name
                                 AND CASE k.kind
                                     WHEN 'string' THEN v.type_ = k.kind AND v.text_ = k.text

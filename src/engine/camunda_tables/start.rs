@@ -51,10 +51,12 @@ pub(super) async fn candidates(
           FROM unnest($1::int4[], $2::text[], $3::bool[], $4::text[]) AS m(ord, name, tenant_given, tenant)
          CROSS JOIN LATERAL (
                SELECT p.id_, p.key_, p.deployment_id_, p.tenant_id_, false AS suspended, evt.activity_id_
-                 FROM {e}act_ru_event_subscr evt
-                 JOIN {e}act_re_procdef p ON p.id_ = evt.configuration_
+                 FROM (SELECT x.configuration_, x.activity_id_, x.event_type_, x.event_name_, x.tenant_id_
+                         FROM {e}act_ru_event_subscr x WHERE x.execution_id_ IS NULL OFFSET 0) evt
+                CROSS JOIN LATERAL (
+                      SELECT x.id_, x.key_, x.deployment_id_, x.tenant_id_, x.suspension_state_
+                        FROM {e}act_re_procdef x WHERE x.id_ = evt.configuration_ OFFSET 0) p
                 WHERE evt.event_type_ = 'message' AND evt.event_name_ = m.name
-                  AND evt.execution_id_ IS NULL
                   AND p.suspension_state_ = 1
                   AND (NOT m.tenant_given OR evt.tenant_id_ IS NOT DISTINCT FROM m.tenant)
                 LIMIT 2) c";
@@ -141,9 +143,10 @@ pub(super) async fn already_started(
     }
     let started = sqlx::query_scalar(tables.sql(
         "/* camunda_tables.already_started */
-         SELECT id_ FROM {e}act_ru_execution WHERE id_ = ANY($1)
-         UNION
-         SELECT id_ FROM {e}act_hi_procinst WHERE id_ = ANY($1)",
+         SELECT i.id
+           FROM unnest($1::text[]) AS i(id)
+          WHERE (SELECT true FROM {e}act_ru_execution x WHERE x.id_ = i.id)
+             OR (SELECT true FROM {e}act_hi_procinst h WHERE h.id_ = i.id)",
     ))
     .bind(instances)
     .fetch_all(&mut **tx)
@@ -166,7 +169,9 @@ pub(super) async fn pending_starts(
         "/* camunda_tables.pending_starts */
          SELECT s.business_key, bool_and(j.retries_ = 0 OR j.suspension_state_ = 2) AS blocked
            FROM {s}pending_start s
-           JOIN {e}act_ru_job j ON j.id_ = s.job_id
+          CROSS JOIN LATERAL (
+                SELECT x.retries_, x.suspension_state_ FROM {e}act_ru_job x
+                 WHERE x.id_ = s.job_id OFFSET 0) j
           WHERE s.engine = $1 AND s.business_key = ANY($2)
           GROUP BY s.business_key",
     ))

@@ -1,15 +1,19 @@
-//! Which waiting rows may go on, and how much of ours the engine has still to do.
+//! Which waiting rows may go on: those that somebody waits for now, and those that waited for the backlog.
+//!
+//! Reads the inbox and the engine beside each other and changes neither. Invariant: a round looks at a
+//! bounded number of business keys, and in time every key is looked at.
 
 use sqlx::Row;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
 use super::Tx;
 use super::claim::row_ids;
 use super::tables::Tables;
-use crate::engine::EngineState;
 use crate::inbox::{DbError, RowId};
 
-/// How many blocked jobs are named to people.
-const BLOCKED_SHOWN: i64 = 5;
+/// How many business keys one round of the wake looks at: some 50 ms of the server's time.
+const KEYS: i64 = 5000;
 
 /// Rows that only wait for the backlog, the oldest first.
 pub(super) async fn queued(
@@ -40,8 +44,9 @@ pub(super) async fn queued(
 pub(super) async fn has_queue(tx: &mut Tx, tables: &Tables, engine: &str) -> Result<bool, DbError> {
     sqlx::query_scalar(tables.sql(
         "/* camunda_tables.has_queue */
-         SELECT EXISTS (SELECT 1 FROM {s}inbox w
-                         WHERE w.engine = $1 AND w.state = 'waiting' AND w.reason = 'backlog')",
+         SELECT (SELECT true FROM {s}inbox w
+                  WHERE w.engine = $1 AND w.state = 'waiting' AND w.reason = 'backlog'
+                  ORDER BY w.id LIMIT 1) IS NOT NULL",
     ))
     .bind(engine)
     .fetch_one(&mut **tx)
@@ -49,118 +54,161 @@ pub(super) async fn has_queue(tx: &mut Tx, tables: &Tables, engine: &str) -> Res
     .map_err(DbError::of("engine queue"))
 }
 
-/// The first waiting row of each free subscription, at most `limit`.
+/// Where a round of the wake ended: what it looked at last. The default stands before everything, because
+/// no announced row has an empty business key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    message_name: String,
+    business_key: String,
+}
+
+/// How far a round may still go.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    /// Business keys that may be looked at: each costs the server some index look-ups.
+    keys: i64,
+    hits: i64,
+}
+
+/// The first waiting row of each free subscription, at most `limit`, and where the next round begins.
 ///
-/// It joins states and not reasons, but for the reasons that use an attempt: those rows could go at once
-/// and were answered no, so they wait for their back-off. The limit is on hits, so that rows that cannot go
-/// starve nobody.
+/// A round goes on where the last one ended, once around at most: however many rows wait, it looks at
+/// [`KEYS`] of their business keys, and rows that cannot go starve nobody. As long as there are no more
+/// than that, every round looks at all of them.
 pub(super) async fn wake(
     tx: &mut Tx,
     tables: &Tables,
     engine: &str,
     routes: &[String],
     limit: i64,
-) -> Result<Vec<RowId>, DbError> {
-    let rows = sqlx::query(tables.sql(
-        "/* camunda_tables.wake */
-         WITH first AS (
-              SELECT DISTINCT ON (w.message_name, w.business_key) w.id, w.message_name, w.business_key
-                FROM {s}inbox w
-               WHERE w.engine = $1 AND w.state = 'waiting' AND w.announced AND w.route = ANY($2)
-                 AND w.reason NOT IN ('ordered', 'backlog')
-                 AND (w.reason NOT IN ('ambiguous', 'unsupported', 'retry', 'held')
-                      OR w.due_at <= clock_timestamp())
-               ORDER BY w.message_name, w.business_key, w.id)
-         SELECT DISTINCT first.id AS row_id
-           FROM first
-           JOIN {e}act_ru_execution inst ON inst.business_key_ = first.business_key
-           JOIN {e}act_ru_execution res
-             ON res.proc_inst_id_ = inst.id_ AND res.suspension_state_ = 1
-           JOIN {e}act_ru_event_subscr evt
-             ON evt.execution_id_ = res.id_ AND evt.event_type_ = 'message'
-            AND evt.event_name_ = first.message_name
-          WHERE NOT EXISTS (SELECT 1 FROM {s}pending p
-                             WHERE p.engine = $1 AND p.subscription_id = evt.id_)
-            AND NOT EXISTS (SELECT 1 FROM {s}pending p
-                             WHERE p.engine = $1 AND p.process_instance_id = inst.id_
-                               AND p.message_name = evt.event_name_)
-          LIMIT $3",
-    ))
-    .bind(engine)
-    .bind(routes)
-    .bind(limit)
-    .fetch_all(&mut **tx)
-    .await
-    .map_err(DbError::of("wake"))?;
-    Ok(row_ids(&rows))
-}
-
-/// Our own unfinished jobs: those that will run, and those that will not by themselves.
-pub(super) async fn backlog(
-    tx: &mut Tx,
-    tables: &Tables,
-    engine: &str,
-) -> Result<EngineState, DbError> {
-    let rows = sqlx::query(tables.sql(
-        "/* camunda_tables.backlog */
-         SELECT count(*) FILTER (WHERE j.retries_ > 0 AND j.suspension_state_ = 1) AS runnable,
-                count(*) FILTER (WHERE j.retries_ = 0 OR j.suspension_state_ = 2) AS blocked
-           FROM (SELECT job_id FROM {s}pending WHERE engine = $1
-                 UNION ALL
-                 SELECT job_id FROM {s}pending_start WHERE engine = $1) ours
-           JOIN {e}act_ru_job j ON j.id_ = ours.job_id",
-    ))
-    .bind(engine)
-    .fetch_one(&mut **tx)
-    .await
-    .map_err(DbError::of("engine backlog"))?;
-    let count = |name: &str| u64::try_from(rows.get::<i64, _>(name)).unwrap_or(0);
-    let (runnable, blocked) = (count("runnable"), count("blocked"));
-    let blocked_details = if blocked == 0 {
-        Vec::new()
-    } else {
-        blocked_jobs(tx, tables, engine).await?
+    begin: Place,
+) -> Result<(Vec<RowId>, Place), DbError> {
+    let left = Left {
+        keys: KEYS,
+        hits: limit,
     };
-    Ok(EngineState {
-        backlog: runnable,
-        blocked,
-        blocked_details,
-    })
+    let first = Page::read(tx, tables, engine, routes, left, &begin, None).await?;
+    if !first.is_last {
+        return Ok((first.rows, first.end));
+    }
+    let start = Place::default();
+    if begin == start {
+        return Ok((first.rows, start));
+    }
+    let second = Page::read(tx, tables, engine, routes, first.left, &start, Some(&begin)).await?;
+    let rows = [first.rows, second.rows].concat();
+    Ok((rows, second.end))
 }
 
-async fn blocked_jobs(tx: &mut Tx, tables: &Tables, engine: &str) -> Result<Vec<String>, DbError> {
-    let rows = sqlx::query(tables.sql(
-        "/* camunda_tables.blocked */
-         SELECT j.id_, j.process_def_key_, j.process_instance_id_, j.retries_ = 0 AS failed,
-                left(j.exception_msg_, 200) AS message
-           FROM (SELECT job_id FROM {s}pending WHERE engine = $1
-                 UNION ALL
-                 SELECT job_id FROM {s}pending_start WHERE engine = $1) ours
-           JOIN {e}act_ru_job j ON j.id_ = ours.job_id
-          WHERE j.retries_ = 0 OR j.suspension_state_ = 2
-          ORDER BY j.create_time_
-          LIMIT $2",
-    ))
-    .bind(engine)
-    .bind(BLOCKED_SHOWN)
-    .fetch_all(&mut **tx)
-    .await
-    .map_err(DbError::of("engine blocked jobs"))?;
-    Ok(rows
-        .iter()
-        .map(|row| {
-            let text = |name: &str| row.get::<Option<String>, _>(name).unwrap_or_default();
-            let why = if row.get::<Option<bool>, _>("failed").unwrap_or(false) {
-                format!("no retries left: {}", text("message"))
-            } else {
-                "suspended".to_owned()
-            };
-            format!(
-                "job {} of {} (instance {}): {why}",
-                text("id_"),
-                text("process_def_key_"),
-                text("process_instance_id_")
-            )
-        })
-        .collect())
+/// Business keys that were looked at, one after the other.
+struct Page {
+    rows: Vec<RowId>,
+    end: Place,
+    left: Left,
+    /// Nothing waits behind it.
+    is_last: bool,
+}
+
+impl Page {
+    /// What waits after `begin`, up to `stop` or until nothing is left.
+    ///
+    /// It joins states and not reasons, but for the reasons that use an attempt: those rows could go at
+    /// once and were answered no, so they wait for their back-off. The steps are forced upon the planner
+    /// (`OFFSET 0`, scalar look-ups): one descent of an index finds the next business key, another one its
+    /// instances. Of tables that were analysed while they were empty it would join all with all.
+    async fn read(
+        tx: &mut Tx,
+        tables: &Tables,
+        engine: &str,
+        routes: &[String],
+        left: Left,
+        begin: &Place,
+        stop: Option<&Place>,
+    ) -> Result<Self, DbError> {
+        let rows = sqlx::query(tables.sql(
+            "/* camunda_tables.wake */
+             WITH RECURSIVE page AS (
+                  SELECT $3::text AS message_name, $4::text AS business_key,
+                         0::int8 AS keys, 0::int8 AS hits, NULL::uuid AS row_id
+                   UNION ALL
+                  SELECT next.message_name, next.business_key,
+                         page.keys + 1, page.hits + (hit.id IS NOT NULL)::int4, hit.id
+                    FROM page
+                   CROSS JOIN LATERAL (
+                         SELECT w.message_name, w.business_key
+                           FROM {s}inbox w
+                          WHERE w.engine = $1 AND w.state = 'waiting' AND w.announced
+                            AND (w.message_name, w.business_key) > (page.message_name, page.business_key)
+                          ORDER BY w.message_name, w.business_key
+                          LIMIT 1) next
+                    LEFT JOIN LATERAL (
+                         SELECT w.id
+                           FROM {s}inbox w
+                          WHERE w.engine = $1 AND w.state = 'waiting' AND w.announced
+                            AND w.message_name = next.message_name AND w.business_key = next.business_key
+                            AND w.route = ANY($2)
+                            AND w.reason NOT IN ('ordered', 'backlog')
+                            AND (w.reason NOT IN ('ambiguous', 'unsupported', 'retry', 'held')
+                                 OR w.due_at <= clock_timestamp())
+                            AND (SELECT true
+                                   FROM (SELECT x.id_ FROM {e}act_ru_execution x
+                                          WHERE x.business_key_ = next.business_key OFFSET 0) inst
+                                  CROSS JOIN LATERAL (
+                                        SELECT x.id_, x.suspension_state_ FROM {e}act_ru_execution x
+                                         WHERE x.proc_inst_id_ = inst.id_ OFFSET 0) res
+                                  CROSS JOIN LATERAL (
+                                        SELECT x.id_, x.event_type_, x.event_name_
+                                          FROM {e}act_ru_event_subscr x
+                                         WHERE x.execution_id_ = res.id_ OFFSET 0) evt
+                                  WHERE res.suspension_state_ = 1
+                                    AND evt.event_type_ = 'message' AND evt.event_name_ = next.message_name
+                                    AND (SELECT p.row_id FROM {s}pending p
+                                          WHERE p.engine = $1 AND p.subscription_id = evt.id_) IS NULL
+                                    AND (SELECT p.row_id FROM {s}pending p
+                                          WHERE p.engine = $1 AND p.process_instance_id = inst.id_
+                                            AND p.message_name = next.message_name) IS NULL
+                                  LIMIT 1)
+                          ORDER BY w.id
+                          LIMIT 1) hit ON true
+                   WHERE page.keys < $5 AND page.hits < $6
+                     AND ((next.message_name, next.business_key) <= ($7, $8)) IS NOT FALSE)
+             SELECT message_name, business_key, keys, hits, row_id
+               FROM page
+              WHERE row_id IS NOT NULL OR keys = (SELECT max(keys) FROM page)
+              ORDER BY keys",
+        ))
+        .bind(engine)
+        .bind(routes)
+        .bind(&begin.message_name)
+        .bind(&begin.business_key)
+        .bind(left.keys)
+        .bind(left.hits)
+        .bind(stop.map(|stop| stop.message_name.as_str()))
+        .bind(stop.map(|stop| stop.business_key.as_str()))
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(DbError::of("wake"))?;
+        Ok(Self::of(&rows, left))
+    }
+
+    /// `left`: before it.
+    fn of(rows: &[PgRow], left: Left) -> Self {
+        let end = rows.last().expect("the place where it began is a row, too");
+        let left = Left {
+            keys: left.keys - end.get::<i64, _>("keys"),
+            hits: left.hits - end.get::<i64, _>("hits"),
+        };
+        Self {
+            rows: rows
+                .iter()
+                .filter_map(|row| row.get::<Option<Uuid>, _>("row_id").map(RowId))
+                .collect(),
+            end: Place {
+                message_name: end.get("message_name"),
+                business_key: end.get("business_key"),
+            },
+            left,
+            is_last: left.keys > 0 && left.hits > 0,
+        }
+    }
 }

@@ -141,7 +141,12 @@ impl Place {
         node
     }
 
-    /// A node that has never looked at its engine, and has no routes.
+    /// A node that has never looked at its engine.
+    pub fn new_node(&self, routes: &[(&str, String)]) -> Node<'_> {
+        self.node_on(config(&self.url(), self.schema.name()), json!({}), routes)
+    }
+
+    /// The same with settings of its engine, and without routes.
     pub fn idle_node(&self, settings: Value) -> Node<'_> {
         self.node_on(config(&self.url(), self.schema.name()), settings, &[])
     }
@@ -337,6 +342,12 @@ impl Node<'_> {
 
     /// Accepts deliveries as one batch.
     pub async fn send_all(&self, messages: &[(&str, &str, Value)]) {
+        self.accept(messages).await;
+        self.place.note_ours().await;
+    }
+
+    /// The same without a look at the engine's tables afterwards.
+    pub async fn accept(&self, messages: &[(&str, &str, Value)]) {
         let deliveries = messages
             .iter()
             .enumerate()
@@ -344,7 +355,6 @@ impl Node<'_> {
             .collect();
         let receipts = self.intake.accept(deliveries).await.unwrap();
         assert_eq!(receipts.len(), messages.len());
-        self.place.note_ours().await;
     }
 
     pub async fn refresh(&self) -> EngineState {

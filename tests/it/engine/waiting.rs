@@ -1,6 +1,8 @@
 //! Messages that cannot go yet, each with its reason, and what lets them go.
 
 use serde_json::{Value, json};
+use sluice::engine::Engine as _;
+use sluice::inbox::Inbox;
 
 use super::Place;
 use super::place::LIMIT;
@@ -297,11 +299,43 @@ async fn rows_of_routes_that_a_node_does_not_know_do_not_keep_it_from_its_own() 
         engine.start(&process, Some(key), json!({})).await;
     }
     let new = place.node(&routes()).await;
-    let mut tx = sluice::inbox::Inbox::begin(&new.inbox).await.unwrap();
+    let mut tx = new.inbox.begin().await.unwrap();
     let routes = ["by-key".to_owned()];
-    let woken = sluice::engine::Engine::wake(&*new.engine, &mut tx, &routes, 2)
-        .await
-        .unwrap();
+    let woken = new.engine.wake(&mut tx, &routes, 2).await.unwrap();
     assert_eq!(woken.len(), 1);
     assert_eq!(woken[0].0, place.row(&keys[3]).await.id);
+}
+
+#[tokio::test]
+async fn a_round_that_may_not_take_every_free_row_goes_on_there_the_next_time() {
+    let place = Place::still().await;
+    let engine = &place.engine;
+    let deployment = engine.deploy(&["receive-then-task"]).await;
+    let process = deployment.name("receive-then-task");
+    let node = place.node(&routes()).await;
+    let mut ids = Vec::new();
+    for number in 0..6 {
+        // Of the keys that are looked at, the first has no instance and is none of the free ones.
+        let key = format!("{number}-{}", unique());
+        let payload = json!({ "name": deployment.name("Paid"), "key": key });
+        let row = node.send("by-key", &key, payload).await;
+        if number > 0 {
+            engine.start(&process, Some(&key), json!({})).await;
+            ids.push(row.id);
+        }
+    }
+    let woken = async |limit: i64| {
+        let mut tx = node.inbox.begin().await.unwrap();
+        let routes = ["by-key".to_owned()];
+        let rows = node.engine.wake(&mut tx, &routes, limit).await.unwrap();
+        rows.iter().map(|row| row.0).collect::<Vec<_>>()
+    };
+
+    // Nothing is handed, so the same rows are free each time: the rounds go around.
+    assert_eq!(woken(2).await, ids[0..2]);
+    assert_eq!(woken(2).await, ids[2..4]);
+    assert_eq!(woken(2).await, [ids[4], ids[0]]);
+    // And a round that may take all takes each once, wherever it begins.
+    assert_eq!(woken(10).await, [ids[1], ids[2], ids[3], ids[4], ids[0]]);
+    assert_eq!(woken(10).await.len(), 5);
 }
