@@ -35,6 +35,8 @@ struct Lane {
     partition: i32,
     /// What a commit says now: one behind the finished prefix, or where the partition began.
     resume: i64,
+    /// Behind the last record that was received, or where the partition began.
+    next: i64,
     /// What the broker has confirmed, as far as we know.
     confirmed: i64,
     /// Received and thrown away: the tracker waits for them, the intake never had them.
@@ -69,6 +71,7 @@ impl Assignment {
             topic: at.topic,
             partition: at.partition,
             resume: at.offset,
+            next: at.offset,
             confirmed: at.offset,
             discarded: 0,
         };
@@ -139,6 +142,9 @@ impl Assignment {
             redelivered: false,
             receipt: self.tracker.deliver(lane, tag)?,
         };
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.next = offset.saturating_add(1);
+        }
         self.buffered_bytes += delivery.size();
         self.buffer.push_back(delivery);
         Ok(())
@@ -183,9 +189,23 @@ impl Assignment {
         self.lanes.values().filter_map(Lane::unconfirmed).collect()
     }
 
+    /// Whether nothing that was received is unfinished.
+    pub(super) fn is_finished(&self) -> bool {
+        self.lanes.keys().all(|&lane| self.tracker.open(lane) == 0)
+    }
+
     /// What is assigned, and where each partition would resume.
     pub(super) fn positions(&self) -> Vec<Position> {
         self.lanes.values().map(Lane::position).collect()
+    }
+
+    /// What is assigned, and what the broker is to send next.
+    pub(super) fn expected(&self) -> Vec<Position> {
+        let expected = |lane: &Lane| Position {
+            offset: lane.next,
+            ..lane.position()
+        };
+        self.lanes.values().map(expected).collect()
     }
 
     /// The lane of a partition that is assigned.
@@ -237,11 +257,14 @@ mod tests {
         for (partition, offset) in [(0, 5), (1, 3), (0, 9), (1, 4)] {
             receive(&mut assignment, partition, offset);
         }
+        assert_eq!(assignment.expected(), [at(0, 10), at(1, 5)]);
         let mut receipts = take_all(&mut assignment);
         assert_eq!(assignment.buffered_bytes(), 0);
         let last_of_1 = receipts.pop().expect("four were taken");
         assert_eq!(assignment.settle(receipts), [at(0, 10), at(1, 4)]);
+        assert!(!assignment.is_finished(), "one is under way");
         assert_eq!(assignment.settle(vec![last_of_1]), [at(1, 5)]);
+        assert!(assignment.is_finished());
     }
 
     #[test]

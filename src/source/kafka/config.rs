@@ -96,7 +96,7 @@ fn default_statistics_interval() -> Span {
 }
 
 /// Settings that Sluice decides, and what the user writes instead.
-const OURS: [(&str, &str); 34] = [
+const OURS: [(&str, &str); 35] = [
     ("bootstrap.servers", "use `bootstrap_servers`"),
     ("metadata.broker.list", "use `bootstrap_servers`"),
     ("group.id", "use `group_id`"),
@@ -117,6 +117,10 @@ const OURS: [(&str, &str); 34] = [
     ("offset.store.path", COMMITS),
     ("auto.offset.reset", "use `start`"),
     ("enable.partition.eof", "Sluice does not look at it"),
+    (
+        "check.crcs",
+        "it is always on: spoiled records must not become other messages, or none",
+    ),
     ("consume.callback.max.messages", "Sluice polls one by one"),
     (
         "partition.assignment.strategy",
@@ -222,6 +226,7 @@ impl KafkaConfig {
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "false")
             .set("auto.offset.reset", "error")
+            .set("check.crcs", "true")
             .set("allow.auto.create.topics", "false")
             .set("isolation.level", "read_committed")
             .set(

@@ -3,6 +3,7 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::begin::Position;
 use crate::source::SourceError;
 
 /// The TLS library's words. The client tells them under several codes, that of a lost connection among
@@ -35,6 +36,98 @@ pub(super) fn told(code: RDKafkaErrorCode, reason: &str) -> SourceError {
     } else {
         error
     }
+}
+
+/// What was to be read cannot be read. The client says at which offset, if anything; the partition is
+/// the one of which that offset is expected.
+pub(super) fn about_records(
+    code: RDKafkaErrorCode,
+    reason: &str,
+    expected: &[Position],
+) -> SourceError {
+    let numbers: Vec<i64> = reason
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    let places: Vec<String> = expected
+        .iter()
+        .filter(|position| numbers.contains(&position.offset))
+        .map(|position| format!("{}/{}", position.topic, position.partition))
+        .collect();
+    let mut what = format!("cannot read on: {reason}");
+    if let [place] = &places[..] {
+        what = format!("cannot read on in {place}: {reason}");
+    }
+    let spoiled = is_spoiled(code);
+    if spoiled {
+        what.push_str("; to give up what stands there, set the group's offset behind it");
+    }
+    let error = SourceError::new(what).because(code);
+    if spoiled {
+        error.needs_operator()
+    } else {
+        error
+    }
+}
+
+/// Errors about bytes that will be the same the next time.
+fn is_spoiled(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BadMessage
+            | RDKafkaErrorCode::BadCompression
+            | RDKafkaErrorCode::NotImplemented
+            | RDKafkaErrorCode::InvalidMessage
+            | RDKafkaErrorCode::InvalidMessageSize
+            | RDKafkaErrorCode::MessageSizeTooLarge
+    )
+}
+
+/// Errors that the client mends by itself: a connection that is lost, a leader or coordinator that moves,
+/// a group that rebalances, a commit that was too late. Those that nobody knows are not among them.
+pub(super) fn mends_itself(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::TimedOutQueue
+            | RDKafkaErrorCode::MessageTimedOut
+            | RDKafkaErrorCode::NodeUpdate
+            | RDKafkaErrorCode::BrokerDestroy
+            | RDKafkaErrorCode::DestroyBroker
+            | RDKafkaErrorCode::WaitingForCoordinator
+            | RDKafkaErrorCode::WaitCache
+            | RDKafkaErrorCode::InProgress
+            | RDKafkaErrorCode::PreviousInProgress
+            | RDKafkaErrorCode::Retry
+            | RDKafkaErrorCode::Outdated
+            | RDKafkaErrorCode::NoOffset
+            | RDKafkaErrorCode::PollExceeded
+            | RDKafkaErrorCode::AssignmentLost
+            | RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::NotLeaderForPartition
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::BrokerNotAvailable
+            | RDKafkaErrorCode::ReplicaNotAvailable
+            | RDKafkaErrorCode::NetworkException
+            | RDKafkaErrorCode::CoordinatorLoadInProgress
+            | RDKafkaErrorCode::CoordinatorNotAvailable
+            | RDKafkaErrorCode::NotCoordinator
+            | RDKafkaErrorCode::IllegalGeneration
+            | RDKafkaErrorCode::UnknownMemberId
+            | RDKafkaErrorCode::MemberIdRequired
+            | RDKafkaErrorCode::RebalanceInProgress
+            | RDKafkaErrorCode::StaleMemberEpoch
+            | RDKafkaErrorCode::FencedMemberEpoch
+            | RDKafkaErrorCode::UnstableOffsetCommit
+            | RDKafkaErrorCode::KafkaStorageError
+            | RDKafkaErrorCode::OffsetNotAvailable
+            | RDKafkaErrorCode::FencedLeaderEpoch
+            | RDKafkaErrorCode::UnknownLeaderEpoch
+            | RDKafkaErrorCode::ListenerNotFound
+            | RDKafkaErrorCode::ThrottlingQuotaExceeded
+    )
 }
 
 /// Whether the error goes on until somebody changes something, by its code or its words.
@@ -72,4 +165,42 @@ pub(super) fn needs_operator(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::FencedInstanceId
             | RDKafkaErrorCode::UnreleasedInstanceId
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_its_partition_where_that_is_certain() {
+        let at = |partition, offset| Position {
+            topic: "orders".to_owned(),
+            partition,
+            offset,
+        };
+        let reason = "MessageSet at offset 17 (83 bytes) failed CRC32C check";
+        let told =
+            |expected: &[Position]| about_records(RDKafkaErrorCode::BadMessage, reason, expected);
+        let certain = told(&[at(0, 7), at(1, 17), at(2, 1)]);
+        assert!(
+            certain.what.contains("in orders/1: MessageSet"),
+            "{certain}"
+        );
+        assert!(certain.needs_operator);
+        let doubtful = told(&[at(0, 17), at(1, 17)]);
+        assert!(!doubtful.what.contains("orders/"), "{doubtful}");
+    }
+
+    #[test]
+    fn an_error_that_nobody_knows_is_not_said_to_mend_itself() {
+        for code in [
+            RDKafkaErrorCode::Unknown,
+            RDKafkaErrorCode::BadMessage,
+            RDKafkaErrorCode::BadCompression,
+            RDKafkaErrorCode::InvalidMessage,
+            RDKafkaErrorCode::LogTruncation,
+        ] {
+            assert!(!mends_itself(code), "{code}");
+        }
+    }
 }

@@ -170,16 +170,23 @@ impl Poller<'_> {
     /// Waits for room, pauses or resumes, and says how long the next poll may wait; `None` at the end.
     fn turn(&self) -> Option<Duration> {
         let mut state = self.shared.state();
-        if state.assignment.buffered_bytes() >= self.buffer_bytes {
+        if state.is_full(self.buffer_bytes) {
             let patience = if state.paused { POLL } else { PATIENCE };
             state = self.shared.wait_while(state, patience, |state| {
-                !state.stop && state.assignment.buffered_bytes() >= self.buffer_bytes
+                !state.stop && !state.is_over() && state.is_full(self.buffer_bytes)
             });
+        }
+        if state.is_over()
+            && let Some(error) = state.ending.take()
+        {
+            drop(state);
+            self.shared.end(error);
+            return None;
         }
         if state.stop || state.ended {
             return None;
         }
-        let full = state.assignment.buffered_bytes() >= self.buffer_bytes;
+        let full = state.is_full(self.buffer_bytes);
         if full != state.paused {
             state.paused = full;
             let partitions = state.partitions();
@@ -227,11 +234,15 @@ impl Poller<'_> {
         let context = self.consumer.context();
         context.reachable(true);
         let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-        let received =
-            self.shared
-                .state()
-                .assignment
-                .receive(&context.source, payload, envelope(record));
+        let mut state = self.shared.state();
+        if state.ending.is_some() {
+            // It may stand behind what could not be read. The next stream reads it.
+            return;
+        }
+        let received = state
+            .assignment
+            .receive(&context.source, payload, envelope(record));
+        drop(state);
         match received {
             Ok(()) => self.shared.arrived.notify_one(),
             Err(cause) => {
@@ -241,7 +252,8 @@ impl Poller<'_> {
         }
     }
 
-    /// Most errors are mended by the client itself.
+    /// What the client mends by itself goes on. Everything else ends the stream: an error about what a
+    /// partition holds stands still for ever or, worse, the client goes on behind it.
     fn judge(&self, error: &KafkaError) {
         let context = self.consumer.context();
         let source = &*context.source;
@@ -255,8 +267,15 @@ impl Poller<'_> {
             self.shared.end(fault::told(code, &reason));
         } else if code == RDKafkaErrorCode::AllBrokersDown {
             context.reachable(false);
-        } else {
+        } else if fault::mends_itself(code) {
             tracing::debug!(source, %code, reason, "the client goes on after an error");
+        } else {
+            let mut state = self.shared.state();
+            if state.ending.is_none() {
+                let told = fault::about_records(code, &reason, &state.assignment.expected());
+                tracing::warn!(source, %code, reason, "nothing more is read; what was read before is finished first");
+                state.ending = Some(told);
+            }
         }
     }
 

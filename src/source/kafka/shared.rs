@@ -38,6 +38,9 @@ pub(super) struct State {
     pub paused: bool,
     /// The intake is done with us.
     pub stop: bool,
+    /// Why nothing more is received. The stream ends with it once all that came before is finished, or
+    /// it would bring the same again and again and never get any further.
+    pub ending: Option<SourceError>,
     pub ended: bool,
     /// Why it ended, until somebody was told.
     pub over: Option<SourceError>,
@@ -77,6 +80,16 @@ impl Shared {
 }
 
 impl State {
+    /// Whether to receive no more for now.
+    pub(super) fn is_full(&self, buffer_bytes: usize) -> bool {
+        self.ending.is_some() || self.assignment.buffered_bytes() >= buffer_bytes
+    }
+
+    /// Whether an end that waited for what came before it has nothing left to wait for.
+    pub(super) fn is_over(&self) -> bool {
+        self.ending.is_some() && self.assignment.is_finished()
+    }
+
     /// The error for a caller after the end.
     pub(super) fn told(&mut self) -> SourceError {
         let told = || SourceError::new("the stream has ended");

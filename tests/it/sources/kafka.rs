@@ -1,5 +1,7 @@
 //! What only a Kafka source does: groups, offsets, and where a partition begins.
 
+mod spoiled;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
