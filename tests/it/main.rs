@@ -22,6 +22,7 @@ mod http;
 mod inbox;
 mod model;
 mod outage;
+mod promises;
 mod rig;
 mod sources;
 mod sql_engine;

@@ -220,7 +220,7 @@ async fn a_row_that_fails_alone_uses_its_attempts_and_holds_up_nobody() {
     let routes = [(
         "noted",
         "shop",
-        "attempts = { max = 2, initial_interval = '1h' }",
+        "attempts = { max = 2, initial_interval = '1h', max_interval = '1h' }",
     )];
     let node = shop.node(&routes, None).await;
     for id in ["slow", "good-1", "good-2"] {
