@@ -132,7 +132,13 @@ impl<I: Inbox> Intake<I> {
                 Some(accepted) = under_way.next(), if !under_way.is_empty() => {
                     match self.settle(&mut *stream, accepted).await {
                         Ok(()) => {}
-                        Err(end) => return end,
+                        Err(end) => {
+                            // Nobody else will: a stuck source opens no other stream.
+                            if matches!(end, End::Stuck(_)) {
+                                stream.close().await;
+                            }
+                            return end;
+                        }
                     }
                 }
                 taken = take(&mut *stream, room) => match taken {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::Stream as _;
+use futures_util::{FutureExt as _, Stream as _};
 use lapin::options::{BasicAckOptions, BasicCancelOptions};
 use lapin::{Acker, Channel, Connection, Consumer, Event};
 
@@ -168,6 +168,21 @@ impl RabbitmqStream {
         }
         channel.close(200, "done".into()).await?;
         self.opened.connection.close(200, "done".into()).await
+    }
+}
+
+/// A stream that is dropped without a close (its source is stuck, a task panicked, the second signal).
+impl Drop for RabbitmqStream {
+    /// The client cancels a consumer that is dropped before it closes its channel, so that the next
+    /// single active consumer would begin behind what we still hold. The first poll of a close marks the
+    /// channel and sends; a marked channel cancels nothing.
+    fn drop(&mut self) {
+        if self.opened.ordered {
+            let closed = self.opened.channel.close(200, "dropped".into());
+            if let Some(Err(cause)) = closed.now_or_never() {
+                tracing::debug!(source = &*self.opened.source, %cause, "the channel was closed already");
+            }
+        }
     }
 }
 

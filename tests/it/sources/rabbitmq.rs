@@ -135,8 +135,9 @@ async fn a_declared_queue_is_made_and_another_shape_of_it_needs_an_operator() {
     deleted.await.expect("the queue can be deleted");
 }
 
-#[tokio::test]
-async fn closing_an_ordered_stream_lets_nobody_overtake() {
+/// Of two consumers of an ordered queue the active one ends somehow, with ten deliveries in hand of
+/// which it has settled four.
+async fn nobody_overtakes(end: impl AsyncFn(Box<dyn Stream>)) {
     let mut arguments = FieldTable::default();
     arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     for kind in [QueueKind::Classic, QueueKind::Quorum] {
@@ -148,7 +149,7 @@ async fn closing_an_ordered_stream_lets_nobody_overtake() {
         let mut standby = open(&rabbitmq_node(&queue, "prefetch_count = 10", true)).await;
         drop(held.split_off(4));
         settle(&mut active, held).await;
-        active.close().await;
+        end(active).await;
 
         let mut seen = Vec::new();
         while seen.len() < 46 {
@@ -159,6 +160,16 @@ async fn closing_an_ordered_stream_lets_nobody_overtake() {
         assert_eq!(seen, numbers(4..50), "{kind:?}");
         standby.close().await;
     }
+}
+
+#[tokio::test]
+async fn closing_an_ordered_stream_lets_nobody_overtake() {
+    nobody_overtakes(async |stream| stream.close().await).await;
+}
+
+#[tokio::test]
+async fn dropping_an_ordered_stream_lets_nobody_overtake() {
+    nobody_overtakes(async |stream| drop(stream)).await;
 }
 
 #[tokio::test]
