@@ -9,6 +9,17 @@
 //! | B | one chosen subscription among several, no payload | `event` job by the subscription's id |
 //! | S1 | a start | the instance's row and its `async-continuation` / `process-start` job |
 //!
+//! A batch is looked at, and handed over once the inbox has its rows:
+//!
+//! ```text
+//!  look    reads the facts: correlation (who waits), start (what can be started), definitions ─ model
+//!  decide  facts in, outcome and plan out; pure
+//!  hand    writes the plans: claim (C and B), start::rows with start::history (S1); variables, schema
+//!
+//!  wake    which waiting rows may go on        confirm  what became of the jobs
+//!  backlog how much is still to be done        tables   names in statements
+//! ```
+//!
 //! Owns the tables `pending` and `pending_start` (which subscription or start is claimed by which row),
 //! and never touches the inbox's. Knows no broker. Invariant: nothing that exists in the engine's tables
 //! is changed, but for the revision of a subscription that variant B claims.
@@ -17,7 +28,9 @@ mod backlog;
 mod claim;
 mod confirm;
 mod correlation;
+mod decide;
 mod definitions;
+mod hand;
 mod look;
 pub mod model;
 mod schema;
@@ -165,6 +178,11 @@ impl CamundaTables {
     /// The id of the instance that a message of this identity starts.
     fn instance_id(&self, identity: &Hash) -> String {
         start::instance_id(&self.inbox_schema, &self.name, identity)
+    }
+
+    /// `RETRIES_` of a job.
+    fn retries(&self) -> i32 {
+        i32::from(self.config.retries)
     }
 
     /// How many more jobs the backlog may hold.
