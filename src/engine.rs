@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::inbox::{DbError, RowId, StateName};
+use crate::inbox::{DbError, RowId, StateName, Woken};
 use crate::message::{DeadReason, Hash, Message, Undecodable, WaitReason};
 use crate::source::Finding;
 
@@ -85,6 +85,8 @@ pub struct Confirmed {
     pub verdict: Verdict,
     /// Since the hand-over, by the database's clock.
     pub handed_ago: Duration,
+    /// Since the effect, by the engine's clock, where that is known: for the recovery histogram.
+    pub overdue: Option<Duration>,
 }
 
 /// The proof, or that there is none.
@@ -132,7 +134,7 @@ pub trait Engine<Tx>: Send + Sync {
     /// # Errors
     /// The database's.
     async fn wake(&self, tx: &mut Tx, routes: &[String], limit: i64)
-    -> Result<Vec<RowId>, DbError>;
+    -> Result<Vec<Woken>, DbError>;
 
     /// Handed rows whose job is gone, with the proof from the same snapshot; their claims are released.
     ///

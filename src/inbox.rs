@@ -339,8 +339,8 @@ pub struct StoredRow {
     /// Since it was accepted.
     pub age: Span,
     pub order: Option<OrderKey>,
-    /// How long ago it could have gone on, where that is known: for the recovery histogram.
-    pub overdue: Span,
+    /// How long it could have gone on, where that is known: for the recovery histogram.
+    pub overdue: Option<Span>,
 }
 
 /// A change of one row; made only if the row still has this state and epoch.
@@ -387,16 +387,33 @@ pub enum Take<'a> {
     },
     /// These, if they still wait, are not behind another of their order key, and nobody else holds them;
     /// after so many bytes no further row is taken.
-    Rows { ids: &'a [RowId], bytes: i64 },
+    Rows { rows: &'a [Woken], bytes: i64 },
 }
 
-impl<'a> Take<'a> {
-    /// One row, whatever its size.
-    pub fn row(id: &'a RowId) -> Self {
-        Self::Rows {
-            ids: std::slice::from_ref(id),
-            bytes: i64::MAX,
+/// A waiting row that may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Woken {
+    pub row: RowId,
+    /// For how long it could have, where that is known.
+    pub overdue: Option<Span>,
+}
+
+impl Take<'_> {
+    /// Of rows that are taken by their ids, only who asks for them knows for how long they could have gone on.
+    fn tell_overdue(&self, taken: &mut [StoredRow]) {
+        if let Self::Rows { rows, .. } = self {
+            for row in taken {
+                let woken = rows.iter().find(|woken| woken.row == row.id);
+                row.overdue = woken.and_then(|woken| woken.overdue);
+            }
         }
+    }
+}
+
+impl Woken {
+    /// `overdue` is not known.
+    pub fn of(row: RowId) -> Self {
+        Self { row, overdue: None }
     }
 }
 

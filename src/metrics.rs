@@ -203,10 +203,12 @@ pub fn engine_up(engine: &str, up: bool) {
     gauge!(name::ENGINE_UP, "engine" => engine.to_owned()).set(if up { 1.0 } else { 0.0 });
 }
 
-/// Rows that a sweep moved on, and how long after they could have gone.
-pub fn recovered(sweep: Sweep, overdue: Duration) {
+/// A row that a sweep moved on, and how long after it could have gone, where that is known.
+pub fn recovered(sweep: Sweep, overdue: Option<Duration>) {
     counter!(name::RECOVERED, "sweep" => sweep.as_str()).increment(1);
-    histogram!(name::RECOVERY, "sweep" => sweep.as_str()).record(overdue);
+    if let Some(overdue) = overdue {
+        histogram!(name::RECOVERY, "sweep" => sweep.as_str()).record(overdue);
+    }
 }
 
 /// Changes that hit nothing, because another node was quicker.

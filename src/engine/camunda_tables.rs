@@ -49,7 +49,7 @@ use serde::Deserialize;
 use sqlx::{Postgres, Transaction};
 
 use super::{Ask, Confirmed, Engine, EngineState, Matched};
-use crate::inbox::{Class, DbError, RowId};
+use crate::inbox::{Class, DbError, Woken};
 use crate::message::{Action, Hash, Message, Undecodable};
 use crate::source::Finding;
 
@@ -250,16 +250,22 @@ impl Engine<Tx> for CamundaTables {
         tx: &mut Tx,
         routes: &[String],
         limit: i64,
-    ) -> Result<Vec<RowId>, DbError> {
+    ) -> Result<Vec<Woken>, DbError> {
         let limit = limit.min(self.backlog_room());
         if limit <= 0 {
             return Ok(Vec::new());
         }
-        let mut rows = wake::queued(tx, &self.tables, &self.name, routes, limit).await?;
+        let queued = wake::queued(tx, &self.tables, &self.name, routes, limit).await?;
+        let mut rows: Vec<Woken> = queued.into_iter().map(Woken::of).collect();
         let rest = limit - i64::try_from(rows.len()).unwrap_or(limit);
         if rest > 0 {
             let from = self.wake_from().clone();
-            let (woken, end) = wake::wake(tx, &self.tables, &self.name, routes, rest, from).await?;
+            let asked = wake::Asked {
+                engine: &self.name,
+                routes,
+                clock: self.schema(tx).await?.engine_clock(),
+            };
+            let (woken, end) = wake::wake(tx, &self.tables, asked, rest, from).await?;
             *self.wake_from() = end;
             rows.extend(woken);
         }

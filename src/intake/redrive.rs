@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::crash_point;
-use crate::inbox::{Change, Class, DbError, Inbox, Rekey, RowId, State, StateName, Take};
+use crate::inbox::{Change, Class, DbError, Inbox, Rekey, RowId, State, StateName, Take, Woken};
 use crate::metrics::{self, Sweep};
 
 use super::Intake;
@@ -54,7 +54,8 @@ impl<I: Inbox> Intake<I> {
         let mut driven = Driven::default();
         for id in ids {
             let mut itself = Vec::new();
-            let alone = Box::pin(self.drive(Take::row(id), sweep, &mut itself));
+            let one = [Woken::of(*id)];
+            let alone = Box::pin(self.drive(one_of(&one), sweep, &mut itself));
             driven += match self.limited(alone).await {
                 Err(error) if may_be_a_rows_own(&error) => {
                     // Only while the database does what it should is the row to blame.
@@ -127,7 +128,7 @@ impl<I: Inbox> Intake<I> {
         for change in changes.iter().filter(|change| moved.contains(&change.id)) {
             if change.state.name() != StateName::Waiting {
                 driven.moved += 1;
-                metrics::recovered(sweep, by_row[&change.id].row.overdue.0);
+                metrics::recovered(sweep, by_row[&change.id].row.overdue.map(|span| span.0));
             }
             warn_of_dead(change);
         }
@@ -137,7 +138,7 @@ impl<I: Inbox> Intake<I> {
     /// Records the error that a row met alone; it is not tried.
     async fn refuse(&self, id: RowId, error: &DbError) -> Result<Driven, DbError> {
         let mut tx = self.inbox.begin().await?;
-        let drives = self.take(&mut tx, Take::row(&id)).await?;
+        let drives = self.take(&mut tx, one_of(&[Woken::of(id)])).await?;
         let changes: Vec<Change> = drives
             .iter()
             .map(|drive| drive.change(drive.refused(error), false))
@@ -218,6 +219,12 @@ impl<I: Inbox> Intake<I> {
         };
         Ok(())
     }
+}
+
+/// One row, whatever its size.
+fn one_of(row: &[Woken; 1]) -> Take<'_> {
+    let bytes = i64::MAX;
+    Take::Rows { rows: row, bytes }
 }
 
 /// Whether the error may come from one row of the page: its data, a statement of the user's about it, a key

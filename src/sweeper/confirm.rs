@@ -5,7 +5,7 @@ use crate::crash_point;
 use crate::engine::{Confirmed, Engine, Verdict};
 use crate::inbox::{Change, DbError, Expires, Inbox, State, StateName};
 use crate::message::{DeadReason, WaitReason};
-use crate::metrics;
+use crate::metrics::{self, Sweep};
 use crate::units::Span;
 
 /// After a proof that nothing happened the row is looked at again this much later.
@@ -95,7 +95,10 @@ fn change(confirmed: &Confirmed) -> Change {
 
 fn record(engine: &str, confirmed: &Confirmed) {
     match &confirmed.verdict {
-        Verdict::Done => metrics::confirmed(engine, confirmed.handed_ago),
+        Verdict::Done => {
+            metrics::confirmed(engine, confirmed.handed_ago);
+            metrics::recovered(Sweep::Confirm, confirmed.overdue);
+        }
         Verdict::Never { detail } => {
             tracing::info!(engine, row = %confirmed.row, detail, "handed in vain, waiting again");
         }

@@ -33,16 +33,16 @@ impl<I: Inbox> Sweeper<I> {
         let look = async {
             let mut tx = inbox.begin().await?;
             let routes = self.routes_of(engine.name());
-            let ids = engine.wake(&mut tx, routes, self.limit()).await?;
+            let woken = engine.wake(&mut tx, routes, self.limit()).await?;
             inbox.commit(tx).await?;
-            Ok(ids)
+            Ok(woken)
         };
-        let ids = self.intake.limited(Box::pin(look)).await?;
-        if ids.is_empty() {
+        let woken = self.intake.limited(Box::pin(look)).await?;
+        if woken.is_empty() {
             return Ok(Driven::default());
         }
         let rows = Take::Rows {
-            ids: &ids,
+            rows: &woken,
             bytes: self.limit_bytes(),
         };
         self.intake.redrive(rows, Sweep::Wake).await

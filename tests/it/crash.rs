@@ -10,6 +10,7 @@ mod frozen;
 mod gate;
 mod interleaved;
 mod points;
+mod recovery;
 pub mod shop;
 
 #[expect(

@@ -55,7 +55,7 @@ fn record_everything() {
     metrics::engine_up("shop", true);
     metrics::engine_backlog("shop", 120, 1);
     for sweep in Sweep::ALL {
-        metrics::recovered(sweep, Duration::from_millis(300));
+        metrics::recovered(sweep, Some(Duration::from_millis(300)));
     }
     metrics::stale_changes(1);
     for class in metrics::DB_ERROR_CLASSES {

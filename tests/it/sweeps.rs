@@ -11,7 +11,7 @@ use serde_json::json;
 use sluice::engine::sql::SqlOnPostgres;
 use sluice::engine::{Ask, Confirmed, Engine, EngineState, Matched};
 use sluice::inbox::postgres::{PostgresInbox, Tx};
-use sluice::inbox::{DbError, Filter, Inbox, Retention, RowId};
+use sluice::inbox::{DbError, Filter, Inbox, Retention, Woken};
 use sluice::intake::{Intake, IntakeConfig};
 use sluice::message::{Delivery, Envelope, Message, Receipt, Text, Undecodable};
 use sluice::route::{Route, Routes};
@@ -174,7 +174,7 @@ impl Engine<Tx> for Broken {
         Err(Self::error())
     }
 
-    async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<RowId>, DbError> {
+    async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<Woken>, DbError> {
         Err(Self::error())
     }
 

@@ -4,6 +4,8 @@
 //! variable that the correlation itself sets, in the engine's transaction that also removes the job; of
 //! variant B it is the job's own log. The claims are released in the same transaction.
 
+use std::time::Duration;
+
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
@@ -53,6 +55,10 @@ pub(super) async fn confirm(
                ORDER BY p.handed_at
                LIMIT $2
                  FOR UPDATE OF p SKIP LOCKED)
+         SELECT e.*, e.receipt_at IS NOT NULL AS receipt,
+                extract(epoch FROM (clock_timestamp() AT TIME ZONE 'UTC') + make_interval(secs => $4)
+                                   - nullif(e.receipt_at, 'infinity'))::float8 AS receipt_ago
+           FROM (
          SELECT g.subscription_id, g.row_id, g.epoch, g.variant, g.scope_id,
                 extract(epoch FROM clock_timestamp() - g.handed_at)::float8 AS handed_ago,
                 (SELECT true FROM {e}act_ru_execution x
@@ -66,21 +72,23 @@ pub(super) async fn confirm(
                      (SELECT max(l.job_state_) FILTER (WHERE l.job_id_ = g.job_id AND l.job_state_ IN (2, 3))
                         FROM {e}act_hi_job_log l
                        WHERE l.process_instance_id_ = g.process_instance_id) END AS job_state,
-                g.variant = 'C' AND coalesce(
-                     (SELECT bool_or(d.name_ = g.receipt_name AND starts_with(d.text_, g.row_id::text))
-                        FROM {e}act_hi_detail d WHERE d.proc_inst_id_ = g.process_instance_id)
-                     OR
-                     (SELECT bool_or(v.name_ = g.receipt_name AND starts_with(v.text_, g.row_id::text))
-                        FROM {e}act_hi_varinst v WHERE v.proc_inst_id_ = g.process_instance_id)
-                     OR
-                     (SELECT bool_or(v.name_ = g.receipt_name AND starts_with(v.text_, g.row_id::text))
-                        FROM {e}act_ru_variable v WHERE v.proc_inst_id_ = g.process_instance_id),
-                     false) AS receipt
-           FROM gone g",
+                CASE WHEN g.variant = 'C' THEN coalesce(
+                     (SELECT max(d.time_) FILTER (WHERE d.name_ = g.receipt_name
+                                                    AND starts_with(d.text_, g.row_id::text))
+                        FROM {e}act_hi_detail d WHERE d.proc_inst_id_ = g.process_instance_id),
+                     (SELECT max(coalesce(v.create_time_, 'infinity'))
+                             FILTER (WHERE v.name_ = g.receipt_name AND starts_with(v.text_, g.row_id::text))
+                        FROM {e}act_hi_varinst v WHERE v.proc_inst_id_ = g.process_instance_id),
+                     (SELECT max(timestamp 'infinity')
+                             FILTER (WHERE v.name_ = g.receipt_name AND starts_with(v.text_, g.row_id::text))
+                        FROM {e}act_ru_variable v WHERE v.proc_inst_id_ = g.process_instance_id))
+                END AS receipt_at
+           FROM gone g) e",
     ))
     .bind(engine)
     .bind(limit)
     .bind(schema.clock_offset + schema.clock_doubt)
+    .bind(schema.engine_clock())
     .fetch_all(&mut **tx)
     .await
     .map_err(DbError::of("engine receipts"))?;
@@ -89,12 +97,14 @@ pub(super) async fn confirm(
     Ok(rows
         .iter()
         .map(|row| {
-            let handed_ago: f64 = row.get("handed_ago");
+            let seconds = |seconds: f64| Duration::from_secs_f64(seconds.max(0.0));
+            let receipt_ago: Option<f64> = row.get("receipt_ago");
             Confirmed {
                 row: RowId(row.get("row_id")),
                 epoch: row.get("epoch"),
                 verdict: Evidence::of(row).verdict(schema.history, assume_done),
-                handed_ago: std::time::Duration::from_secs_f64(handed_ago.max(0.0)),
+                handed_ago: seconds(row.get("handed_ago")),
+                overdue: receipt_ago.map(seconds),
             }
         })
         .collect())

@@ -256,6 +256,11 @@ pub(super) struct EngineSchema {
 }
 
 impl EngineSchema {
+    /// [`EngineSchema::clock_offset`] where it is known.
+    pub fn engine_clock(&self) -> Option<f64> {
+        (self.clock_doubt < CLOCK_UNKNOWN).then_some(self.clock_offset)
+    }
+
     pub async fn read(
         tx: &mut Tx,
         tables: &Tables,

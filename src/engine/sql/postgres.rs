@@ -20,7 +20,7 @@ use sqlx::{Connection as _, Executor as _};
 use super::{Dialect, SqlConfig, Statements, Unprepared, missed, outcome};
 use crate::engine::{Ask, Confirmed, Engine, EngineState, Matched, Missed, Outcome};
 use crate::inbox::postgres::Tx;
-use crate::inbox::{Class, DbError, RowId};
+use crate::inbox::{Class, DbError, RowId, Woken};
 use crate::message::{DeadReason, Message, Undecodable};
 use crate::source::{Finding, Mistake};
 
@@ -186,7 +186,7 @@ impl Engine<Tx> for SqlOnPostgres {
         }))
     }
 
-    async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<RowId>, DbError> {
+    async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<Woken>, DbError> {
         Ok(Vec::new())
     }
 

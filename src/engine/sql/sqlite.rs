@@ -14,7 +14,7 @@ use super::statement::Statement;
 use super::{Dialect, SqlConfig, Statements};
 use super::{Unprepared, missed, outcome, parameter, step};
 use crate::engine::{Ask, Confirmed, Engine, EngineState, Matched, Missed, Outcome};
-use crate::inbox::{Class, DbError, RowId};
+use crate::inbox::{Class, DbError, RowId, Woken};
 use crate::message::{Message, Undecodable, Value};
 use crate::source::{Finding, Mistake};
 
@@ -178,7 +178,7 @@ impl Engine<Tx> for SqlOnSqlite {
         }))
     }
 
-    async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<RowId>, DbError> {
+    async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<Woken>, DbError> {
         Ok(Vec::new())
     }
 

@@ -151,8 +151,8 @@ pub(super) async fn take(
                 .bind(heads);
             ("inbox.take_due", query)
         }
-        Take::Rows { ids, bytes } => {
-            let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        Take::Rows { rows, bytes } => {
+            let ids: Vec<Uuid> = rows.iter().map(|woken| woken.row.0).collect();
             let query = sqlx::query(statements.take_rows.clone())
                 .bind(ids)
                 .bind(blocking_dead)
@@ -161,7 +161,9 @@ pub(super) async fn take(
         }
     };
     let rows = query.try_map(|row: PgRow| stored_row(&row));
-    inbox.within(step, rows.fetch_all(&mut **tx)).await
+    let mut rows = inbox.within(step, rows.fetch_all(&mut **tx)).await?;
+    take.tell_overdue(&mut rows);
+    Ok(rows)
 }
 
 fn stored_row(row: &PgRow) -> Result<StoredRow, sqlx::Error> {
@@ -183,7 +185,7 @@ fn stored_row(row: &PgRow) -> Result<StoredRow, sqlx::Error> {
         expired: row.try_get("expired")?,
         age: Span::ms(u64::try_from(age).unwrap_or(0)),
         order: scope.zip(key).map(|(scope, key)| OrderKey { scope, key }),
-        overdue: Span::ms(u64::try_from(overdue).unwrap_or(0)),
+        overdue: u64::try_from(overdue).ok().map(Span::ms),
     })
 }
 

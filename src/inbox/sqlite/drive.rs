@@ -147,17 +147,20 @@ pub(super) async fn take(tx: &mut Tx, take: Take<'_>) -> Result<Vec<StoredRow>, 
                 .bind(limit)
                 .bind(bytes)
         }
-        Take::Rows { ids, bytes } => {
-            let ids: Vec<String> = ids.iter().map(|id| id.0.simple().to_string()).collect();
+        Take::Rows { rows, bytes } => {
+            let ids = rows.iter().map(|woken| woken.row.0.simple().to_string());
+            let ids: Vec<String> = ids.collect();
             sqlx::query(TAKE_ROWS)
                 .bind(sqlx::types::Json(ids))
                 .bind(bytes)
         }
     };
-    query
+    let mut rows = query
         .try_map(|row: SqliteRow| stored_row(&row))
         .fetch_all(&mut **tx)
-        .await
+        .await?;
+    take.tell_overdue(&mut rows);
+    Ok(rows)
 }
 
 fn stored_row(row: &SqliteRow) -> Result<StoredRow, sqlx::Error> {
@@ -177,7 +180,7 @@ fn stored_row(row: &SqliteRow) -> Result<StoredRow, sqlx::Error> {
         expired: row.try_get("expired")?,
         age: Span::ms(u64::try_from(age).unwrap_or(0)),
         order: None,
-        overdue: Span::ms(u64::try_from(overdue).unwrap_or(0)),
+        overdue: u64::try_from(overdue).ok().map(Span::ms),
     })
 }
 

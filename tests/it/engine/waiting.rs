@@ -303,7 +303,7 @@ async fn rows_of_routes_that_a_node_does_not_know_do_not_keep_it_from_its_own() 
     let routes = ["by-key".to_owned()];
     let woken = new.engine.wake(&mut tx, &routes, 2).await.unwrap();
     assert_eq!(woken.len(), 1);
-    assert_eq!(woken[0].0, place.row(&keys[3]).await.id);
+    assert_eq!(woken[0].row.0, place.row(&keys[3]).await.id);
 }
 
 #[tokio::test]
@@ -328,7 +328,7 @@ async fn a_round_that_may_not_take_every_free_row_goes_on_there_the_next_time() 
         let mut tx = node.inbox.begin().await.unwrap();
         let routes = ["by-key".to_owned()];
         let rows = node.engine.wake(&mut tx, &routes, limit).await.unwrap();
-        rows.iter().map(|row| row.0).collect::<Vec<_>>()
+        rows.iter().map(|woken| woken.row.0).collect::<Vec<_>>()
     };
 
     // Nothing is handed, so the same rows are free each time: the rounds go around.

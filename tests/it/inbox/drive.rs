@@ -1,12 +1,12 @@
 //! Take and change.
 
-use sluice::inbox::{Change, Expires, NewRow, RowId, State, StateName, Take, Target};
+use sluice::inbox::{Change, Expires, NewRow, RowId, State, StateName, Target, Woken};
 use sluice::message::WaitReason;
 use sluice::units::Span;
 
 use super::rows::{
-    change, change_of, dead, done, due, due_bytes, due_now, insert, row, row_in, show, state_of,
-    waiting, waits_for,
+    by_id, change, change_of, dead, done, due, due_bytes, due_now, insert, row, row_in, show,
+    state_of, waiting, waits_for,
 };
 use super::{Fresh, Kept, on_every_database};
 
@@ -77,19 +77,23 @@ async fn only_what_is_due_of_known_routes_or_of_none_is_taken<I: Kept>(fresh: Fr
 
 async fn no_more_bytes_are_taken_than_asked_for_but_at_least_one_row<I: Kept>(fresh: Fresh<I>) {
     let inbox = &fresh.inbox;
+    let mut woken = Vec::new();
     for n in 0..4 {
         let big = NewRow {
             payload: vec![b' '; 1000].into(),
             envelope: vec![b' '; 500],
             ..row(&n.to_string())
         };
+        woken.push(Woken::of(big.id));
         insert(inbox, &[big]).await;
     }
     for (bytes, rows) in [(1, 1), (1500, 1), (1501, 2), (3000, 2), (1 << 20, 4)] {
         let mut tx = inbox.begin().await.unwrap();
         let taken = due_bytes(inbox, &mut tx, 10, bytes).await;
-        inbox.commit(tx).await.unwrap();
         assert_eq!(taken.len(), rows, "{bytes} bytes");
+        let taken = inbox.take(&mut tx, by_id(&woken, bytes), &[]).await;
+        assert_eq!(taken.unwrap().len(), rows, "{bytes} bytes, by id");
+        inbox.commit(tx).await.unwrap();
     }
 }
 
@@ -104,18 +108,11 @@ async fn rows_are_taken_by_id_only_while_they_wait<I: Kept>(fresh: Fresh<I>) {
         row("not asked for"),
     ];
     insert(inbox, &rows).await;
-    let mut ids: Vec<RowId> = rows[..4].iter().map(|row| row.id).collect();
-    ids.push(RowId::fresh());
+    let ids = rows[..4].iter().map(|row| row.id).chain([RowId::fresh()]);
+    let woken: Vec<Woken> = ids.map(Woken::of).collect();
     let mut tx = inbox.begin().await.unwrap();
     let taken = inbox
-        .take(
-            &mut tx,
-            Take::Rows {
-                ids: &ids,
-                bytes: i64::MAX,
-            },
-            &[],
-        )
+        .take(&mut tx, by_id(&woken, i64::MAX), &[])
         .await
         .unwrap();
     inbox.commit(tx).await.unwrap();

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use sluice::inbox::postgres::PostgresInbox;
-use sluice::inbox::{Change, Filter, Inbox, OrderKey, RowId, State, StateName, Take};
+use sluice::inbox::{Change, Filter, Inbox, OrderKey, RowId, State, StateName, Take, Woken};
 use sluice::message::Hash;
 use sluice::units::Span;
 
 use super::rows::{
-    behind, change, change_of, dead, done, due_now, insert, order, ordered, waiting,
+    behind, by_id, change, change_of, dead, done, due_now, insert, order, ordered, waiting,
 };
 use super::{Fresh, Kept, fresh};
 use crate::rig::eventually;
@@ -102,17 +102,10 @@ async fn a_row_behind_another_is_not_taken_by_its_id_either() {
         ordered("2", "a", behind()),
     ];
     insert(&inbox, &rows).await;
-    let ids = [rows[1].id, rows[0].id];
+    let woken = [rows[1].id, rows[0].id].map(Woken::of);
     let mut tx = inbox.begin().await.unwrap();
     let taken = inbox
-        .take(
-            &mut tx,
-            Take::Rows {
-                ids: &ids,
-                bytes: i64::MAX,
-            },
-            &[],
-        )
+        .take(&mut tx, by_id(&woken, i64::MAX), &[])
         .await
         .unwrap();
     let taken: Vec<RowId> = taken.iter().map(|row| row.id).collect();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sluice::inbox::{
     Change, Expires, Filter, Inbox, NewRow, OrderKey, RowId, RowView, State, StateName, StoredRow,
-    Take, Target, UniqueKey,
+    Take, Target, UniqueKey, Woken,
 };
 use sluice::message::{DeadReason, DedupKey, Hash, WaitReason};
 use sluice::units::Span;
@@ -172,4 +172,9 @@ pub async fn show<I: Inbox>(inbox: &I, id: RowId) -> Option<RowView> {
 
 pub async fn state_of<I: Inbox>(inbox: &I, id: RowId) -> Option<StateName> {
     show(inbox, id).await.map(|row| row.state)
+}
+
+/// These rows, as long as their bodies are no more than so many bytes.
+pub fn by_id(rows: &[Woken], bytes: i64) -> Take<'_> {
+    Take::Rows { rows, bytes }
 }
