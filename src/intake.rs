@@ -229,6 +229,7 @@ impl<I: Inbox> Intake<I> {
         let new: HashSet<RowId> = self.inbox.insert(tx, &rows).await?.into_iter().collect();
         crash_point!("inserted");
         let mut fates = self.repeats(tx, items, &plan, &new).await?;
+        let repeated = i64::try_from(fates.len()).unwrap_or(i64::MAX);
         let mut to_hand = HashSet::with_capacity(new.len());
         for row in rows.into_iter().filter(|row| new.contains(&row.id)) {
             if row.state.has_effect() {
@@ -246,6 +247,10 @@ impl<I: Inbox> Intake<I> {
                 .turn_to_waiting(tx, route, &missed, FIRST_EPOCH)
                 .await?;
             fates.insert(missed.row, Fate::Stored(state));
+        }
+        // Last, because batches of one session wait here for each other.
+        if repeated > 0 {
+            self.inbox.count_duplicates(tx, self.node, repeated).await?;
         }
         crash_point!("handed");
         Ok(items
@@ -337,8 +342,6 @@ impl<I: Inbox> Intake<I> {
         }
         self.inbox.insert(tx, &conflicts).await?;
         self.inbox.change(tx, &revived).await?;
-        let repeated = i64::try_from(fates.len()).unwrap_or(i64::MAX);
-        self.inbox.count_duplicates(tx, self.node, repeated).await?;
         Ok(fates)
     }
 

@@ -60,7 +60,7 @@ fn route(source: &str) -> String {
 }
 
 #[tokio::test]
-async fn bad_input_ends_as_it_is_promised_and_its_neighbours_commit() {
+async fn nothing_is_dropped_of_bad_input_and_its_neighbours_commit() {
     let rig = Rig::get();
     let engine = rig.engine();
     let plain = engine.deploy(&["message-start"]).await;

@@ -60,6 +60,22 @@ fn every_module_imports_only_what_stands_below_it() {
     assert_eq!(wrong, Vec::<String>::new());
 }
 
+/// What holds a database transaction open names nothing that could call an engine over the network.
+#[test]
+fn no_network_call_happens_in_a_transaction() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for module in ["engine", "inbox", "intake", "sweeper"] {
+        let mut files = rust_files(&source.join(module));
+        files.push(source.join(format!("{module}.rs")));
+        for file in files {
+            let code = without_comments(&fs::read_to_string(&file).unwrap());
+            for client in ["reqwest", "hyper", "tokio::net", "std::net", "TcpStream"] {
+                assert!(!code.contains(client), "{} names {client}", file.display());
+            }
+        }
+    }
+}
+
 /// By top-level module: the top-level modules that its files name as `crate::…`.
 fn imports() -> BTreeMap<String, BTreeSet<String>> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -74,6 +90,8 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
         let text = fs::read_to_string(&file).expect("readable source");
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let code = without_comments(code);
+        let grouped = "crate::{";
+        assert!(!code.contains(grouped), "{}: {grouped}", file.display());
         let names = imports.entry(module.clone()).or_default();
         for part in code.split("crate::").skip(1) {
             let name: String = part

@@ -15,9 +15,10 @@ on_every_database! {
     only_what_is_due_of_known_routes_or_of_none_is_taken,
     no_more_bytes_are_taken_than_asked_for_but_at_least_one_row,
     rows_are_taken_by_id_only_while_they_wait,
+    every_waiting_row_is_seen_by_the_sweeps_whatever_its_reason,
     a_change_compares_state_and_epoch,
     a_change_writes_state_target_and_attempts,
-    only_the_databases_clock_says_that_a_row_has_expired,
+    only_the_databases_clock_decides_that_a_row_has_expired,
     a_row_is_due_when_its_ttl_is_used_up,
     a_row_that_was_handed_can_wait_again_and_its_ttl_runs_on,
     a_change_made_earlier_in_the_transaction_is_seen_by_the_next,
@@ -95,6 +96,29 @@ async fn no_more_bytes_are_taken_than_asked_for_but_at_least_one_row<I: Kept>(fr
         assert_eq!(taken.unwrap().len(), rows, "{bytes} bytes, by id");
         inbox.commit(tx).await.unwrap();
     }
+}
+
+/// No row waits for ever unseen: the due sweep looks at every reason, also where an engine's wake does.
+async fn every_waiting_row_is_seen_by_the_sweeps_whatever_its_reason<I: Kept>(fresh: Fresh<I>) {
+    let inbox = &fresh.inbox;
+    // One that is behind another of its order key is due when it is that key's first: see the tests of order.
+    let reasons = WaitReason::ALL
+        .into_iter()
+        .filter(|&reason| reason != WaitReason::Ordered);
+    let rows: Vec<NewRow> = reasons
+        .map(|reason| {
+            row_in(
+                reason.as_str(),
+                waits_for(reason, Span::ms(0), Expires::Never),
+            )
+        })
+        .collect();
+    insert(inbox, &rows).await;
+    let mut waiting: Vec<RowId> = rows.iter().map(|row| row.id).collect();
+    let mut seen = due_now(inbox).await;
+    waiting.sort();
+    seen.sort();
+    assert_eq!(seen, waiting);
 }
 
 async fn rows_are_taken_by_id_only_while_they_wait<I: Kept>(fresh: Fresh<I>) {
@@ -196,7 +220,7 @@ async fn a_change_writes_state_target_and_attempts<I: Kept>(fresh: Fresh<I>) {
     assert_eq!(seen.process_instance_id.as_deref(), Some("instance"));
 }
 
-async fn only_the_databases_clock_says_that_a_row_has_expired<I: Kept>(fresh: Fresh<I>) {
+async fn only_the_databases_clock_decides_that_a_row_has_expired<I: Kept>(fresh: Fresh<I>) {
     let inbox = &fresh.inbox;
     let expiring = |key: &str, ttl: Span| {
         let state = waits_for(

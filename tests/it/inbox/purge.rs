@@ -10,7 +10,7 @@ on_every_database! {
     the_payload_goes_first_and_the_key_later_both_counted_from_done,
     what_is_not_done_is_kept_for_ever,
     a_round_is_bounded,
-    a_key_is_recognised_until_it_is_purged,
+    one_effect_per_key_for_as_long_as_the_retention_says,
 }
 
 const SHORT: Retention = Retention {
@@ -89,7 +89,7 @@ async fn a_round_is_bounded<I: Kept>(fresh: Fresh<I>) {
     assert_eq!(rounds, [10, 10, 5, 0]);
 }
 
-async fn a_key_is_recognised_until_it_is_purged<I: Kept>(fresh: Fresh<I>) {
+async fn one_effect_per_key_for_as_long_as_the_retention_says<I: Kept>(fresh: Fresh<I>) {
     let inbox = &fresh.inbox;
     insert(inbox, &[row_in("a", done())]).await;
     inbox.age("inbox", "done_at").await;

@@ -77,7 +77,7 @@ impl Business {
 }
 
 #[tokio::test]
-async fn database_and_engine_may_go_and_come_under_load() {
+async fn an_outage_is_not_poison_when_database_and_engine_go_and_come() {
     let postgres = Server::postgres(&[]).await;
     // What a killed node had begun is free again after this time.
     let engine = Server::engine(Some(&postgres), "engine", &["LOCKTIME=4000"]).await;

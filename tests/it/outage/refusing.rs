@@ -154,7 +154,7 @@ async fn until_it_waits(daemon: &Daemon, why: &str) {
 }
 
 #[tokio::test]
-async fn a_database_that_refuses_writes_is_an_outage_and_memory_stays_flat() {
+async fn an_outage_is_not_poison_and_memory_is_bounded_when_a_database_refuses_writes() {
     let server =
         Server::postgres(&["max_connections=20", "superuser_reserved_connections=0"]).await;
     let url = server.as_postgres().url("postgres");
@@ -228,7 +228,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_an_outage_and_no_message_dies_of_it() {
+async fn an_outage_is_not_poison_when_the_disk_is_full() {
     let server = Server::postgres(&[]).await;
     let url = server.as_postgres().url("postgres");
     let disk = SmallDisk::beside(&server.folder().join("data"), "size=6m");
