@@ -1,0 +1,102 @@
+//! `[inbox]`: where the inbox is, how long it keeps what is done, and the limits of a session.
+
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::units::Span;
+
+/// `[inbox]`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InboxConfig {
+    /// `postgres://user:password@host/database` or `sqlite:path/to/file.db`.
+    #[schemars(with = "String")]
+    pub url: SecretString,
+    /// `PostgreSQL`: the schema of Sluice's own tables.
+    #[serde(default = "default_schema")]
+    pub schema: String,
+    #[serde(default)]
+    pub retention: Retention,
+    /// `PostgreSQL`: connections of this node, all together.
+    #[serde(default = "default_connections")]
+    pub connections: u32,
+    /// Sessions are ended by the server after this long without a statement inside a transaction,
+    /// so that a frozen node holds no row for longer.
+    #[serde(default = "default_idle_in_transaction_timeout")]
+    pub idle_in_transaction_timeout: Span,
+    /// How long one statement may wait for a lock; on `PostgreSQL` less than `statement_timeout`.
+    #[serde(default = "default_lock_timeout")]
+    pub lock_timeout: Span,
+    /// How long one statement may run.
+    #[serde(default = "default_statement_timeout")]
+    pub statement_timeout: Span,
+    /// `PostgreSQL`: when a commit counts. `on` waits for the synchronous standbys, where there are any.
+    #[serde(default)]
+    pub synchronous_commit: SynchronousCommit,
+}
+
+/// `PostgreSQL`'s own setting of that name; `off` is not offered, because it loses acknowledged messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SynchronousCommit {
+    #[default]
+    On,
+    RemoteApply,
+    RemoteWrite,
+    Local,
+}
+
+impl SynchronousCommit {
+    pub fn as_sql(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::RemoteApply => "remote_apply",
+            Self::RemoteWrite => "remote_write",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// How long rows are kept, counted from *done*. Dead rows stay until an operator discards them.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// The payload and the headers.
+    #[serde(default = "default_payload_retention")]
+    pub payload: Span,
+    /// The dedup key: as long as this, a resend is recognised.
+    #[serde(default = "default_key_retention")]
+    pub key: Span,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            payload: default_payload_retention(),
+            key: default_key_retention(),
+        }
+    }
+}
+
+fn default_schema() -> String {
+    "sluice".to_owned()
+}
+fn default_connections() -> u32 {
+    8
+}
+fn default_idle_in_transaction_timeout() -> Span {
+    Span::secs(5)
+}
+fn default_lock_timeout() -> Span {
+    Span::secs(5)
+}
+fn default_statement_timeout() -> Span {
+    Span::secs(30)
+}
+fn default_payload_retention() -> Span {
+    Span::days(3)
+}
+fn default_key_retention() -> Span {
+    Span::days(30)
+}
