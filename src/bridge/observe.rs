@@ -1,12 +1,13 @@
 //! Looks at the inbox, the engines and the other nodes, for the status page and the metrics; beats.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::http::{Board, status};
-use crate::inbox::{DbError, Inbox, NodeIdentity};
+use crate::inbox::{Count, DbError, Inbox, NodeIdentity, StateName};
 use crate::intake::Intake;
 use crate::metrics::{self, InboxGauges, InboxRows};
 use crate::shutdown::Shutdown;
@@ -37,12 +38,13 @@ impl<I: Inbox> Observer<I> {
 
     pub async fn run(&self, shutdown: &Shutdown) {
         let mut gauges = InboxGauges::default();
+        let mut strangers = BTreeSet::new();
         let mut round: u32 = 0;
         loop {
             let look = self.intake.limited(async {
                 let engines = self.engines().await;
                 if round.is_multiple_of(COUNT_EVERY) {
-                    self.rows_and_nodes(&mut gauges).await?;
+                    self.rows_and_nodes(&mut gauges, &mut strangers).await?;
                 }
                 engines
             });
@@ -114,7 +116,35 @@ impl<I: Inbox> Observer<I> {
         Ok(())
     }
 
-    async fn rows_and_nodes(&self, gauges: &mut InboxGauges) -> Result<(), DbError> {
+    /// Says once of each route that has waiting rows and is not in this node's configuration: it was renamed
+    /// or taken away, and unless another node has it, nobody drives them.
+    fn warn_of_strangers(&self, counts: &[Count], told: &mut BTreeSet<String>) {
+        let routes = self.intake.routes();
+        for count in counts
+            .iter()
+            .filter(|count| count.state == StateName::Waiting)
+        {
+            let stranger = count
+                .route
+                .as_deref()
+                .filter(|name| routes.get(name).is_none());
+            if let Some(route) = stranger
+                && told.insert(route.to_owned())
+            {
+                tracing::warn!(
+                    route,
+                    rows = count.rows,
+                    "rows wait that only a node with this route drives, and this one has none of that name"
+                );
+            }
+        }
+    }
+
+    async fn rows_and_nodes(
+        &self,
+        gauges: &mut InboxGauges,
+        strangers: &mut BTreeSet<String>,
+    ) -> Result<(), DbError> {
         let inbox = self.intake.inbox();
         inbox.beat(&self.identity).await?;
         let counts = inbox.counts().await?;
@@ -125,6 +155,7 @@ impl<I: Inbox> Observer<I> {
             rows: count.rows,
             oldest_age_seconds: count.oldest_age_seconds,
         }));
+        self.warn_of_strangers(&counts, strangers);
         self.board.set_inbox(counts);
         let nodes = inbox.nodes().await?;
         let alive = nodes.iter().filter(|node| status::lives(node)).count();

@@ -235,3 +235,37 @@ async fn only_the_databases_clock_decides_whatever_a_nodes_own_says() {
         daemon.stop().await;
     }
 }
+
+#[tokio::test]
+async fn nothing_is_dropped_of_a_route_that_was_renamed_and_it_is_said() {
+    let ledger = Ledger::open().await;
+    let config = |name: &str| {
+        let route = Ledger::route(name, "dedup_scope = \"notes\"");
+        ledger.config("").with(&route)
+    };
+    let mut daemon = Daemon::start(&config("old"), &[]).await;
+    let sent = vec![message("old", "one", br#"{"key": "k"}"#)];
+    ledger.queue.publish_all(sent).await;
+    let inbox = ledger.inbox();
+    inbox.until("one", "waiting no_subscription", LIMIT).await;
+    daemon.stop().await;
+    ledger.run("INSERT INTO orders VALUES ('k')").await;
+
+    daemon.configure(&config("new"));
+    daemon.restart(&[]).await;
+    daemon.until_ready().await;
+    eventually("the daemon saying who is stranded", LIMIT, async || {
+        let said = daemon.status().await["problems"].to_string();
+        said.contains("rows wait that only a node with this route drives")
+            .then_some(())
+    })
+    .await;
+    let row = inbox.row("one").await.unwrap();
+    assert_eq!(row.is(), "waiting no_subscription");
+    daemon.stop().await;
+
+    daemon.configure(&config("old"));
+    daemon.restart(&[]).await;
+    inbox.until("one", "done", LIMIT).await;
+    daemon.stop().await;
+}
