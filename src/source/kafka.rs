@@ -11,6 +11,7 @@ mod context;
 mod fault;
 mod inspect;
 mod poll;
+mod pulse;
 mod security;
 mod shared;
 mod stream;

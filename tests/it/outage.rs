@@ -7,3 +7,6 @@ mod brokers;
 mod credentials;
 mod database;
 mod refusing;
+
+/// What a daemon may need more after outages than before them.
+const FLAT: u64 = 48 << 20;

@@ -229,6 +229,15 @@ impl KafkaConfig {
             .set("check.crcs", "true")
             .set("allow.auto.create.topics", "false")
             .set("isolation.level", "read_committed")
+            // A broker that is silent for this long is given up, and with it the partitions that it led:
+            // their new leader is looked for. The client's own minute would be a minute without them.
+            .set(
+                "socket.timeout.ms",
+                self.connect_timeout
+                    .as_ms()
+                    .clamp(2_000, 300_000)
+                    .to_string(),
+            )
             .set(
                 "max.poll.interval.ms",
                 self.max_poll_interval.as_ms().to_string(),

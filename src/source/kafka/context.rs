@@ -134,7 +134,7 @@ impl Context {
                 let under_way = |(topic, partition): &(String, i32)| {
                     state.assignment.in_flight(topic, *partition) > 0
                 };
-                !state.stop && !state.ended && leaving.iter().any(under_way)
+                !state.stop && !state.is_over() && leaving.iter().any(under_way)
             });
         }
         leaving
@@ -156,17 +156,14 @@ impl Context {
 
     /// The client reaches a broker again, or no longer. The stream goes on, so nobody else tells.
     pub(super) fn reachable(&self, reachable: bool) {
-        let mut state = self.shared.state();
-        match (reachable, state.down_since) {
-            (true, Some(_)) => {
-                state.down_since = None;
-                tracing::info!(source = &*self.source, "a broker answers again");
-            }
-            (false, None) => {
-                state.down_since = Some(Instant::now());
-                tracing::warn!(source = &*self.source, "no broker answers");
-            }
-            (true, None) | (false, Some(_)) => return,
+        let before = std::mem::replace(&mut self.shared.state().unreachable, !reachable);
+        if before != reachable {
+            return;
+        }
+        if reachable {
+            tracing::info!(source = &*self.source, "a broker answers again");
+        } else {
+            tracing::warn!(source = &*self.source, "no broker answers");
         }
         metrics::source_connected(&self.source, reachable);
     }
@@ -191,14 +188,14 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        if statistics
-            .brokers
-            .values()
-            .any(|broker| broker.state == "UP")
-        {
-            self.reachable(true);
-        }
-        let positions = self.shared.state().assignment.positions();
+        let idle = statistics.brokers.values().map(|broker| broker.rxidle);
+        let idle = idle.filter_map(|micros| u64::try_from(micros).ok()).min();
+        let heard_at =
+            idle.and_then(|idle| Instant::now().checked_sub(Duration::from_micros(idle)));
+        let mut state = self.shared.state();
+        state.heard_at = heard_at.or(state.heard_at);
+        let positions = state.assignment.positions();
+        drop(state);
         for Position {
             topic,
             partition,

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 
 use super::context::Context;
 use super::fault;
-use super::shared::{Shared, list};
+use super::pulse::Pulse;
+use super::shared::{Life, Shared, list};
 use crate::message::{Envelope, Text};
 use crate::source::SourceError;
 
@@ -83,12 +84,13 @@ fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
     let farewell = Farewell(Arc::clone(&shared));
     shared.state().consumer = Some(Arc::clone(&consumer));
     if opened.send(Ok(())).is_ok() {
-        let poller = Poller {
+        let mut poller = Poller {
             topic: &topic,
             shared: &shared,
             consumer: &consumer,
             buffer_bytes,
             down_limit,
+            pulse: Pulse::new(Instant::now()),
         };
         poller.run();
         poller.commit_rest();
@@ -154,10 +156,11 @@ struct Poller<'a> {
     consumer: &'a BaseConsumer<Context>,
     buffer_bytes: usize,
     down_limit: Duration,
+    pulse: Pulse,
 }
 
 impl Poller<'_> {
-    fn run(&self) {
+    fn run(&mut self) {
         while let Some(wait) = self.turn() {
             match self.consumer.poll(wait) {
                 Some(Ok(record)) => self.receive(&record),
@@ -168,22 +171,18 @@ impl Poller<'_> {
     }
 
     /// Waits for room, pauses or resumes, and says how long the next poll may wait; `None` at the end.
-    fn turn(&self) -> Option<Duration> {
+    fn turn(&mut self) -> Option<Duration> {
         let mut state = self.shared.state();
         if state.is_full(self.buffer_bytes) {
             let patience = if state.paused { POLL } else { PATIENCE };
             state = self.shared.wait_while(state, patience, |state| {
+                state.end_if_finished();
                 !state.stop && !state.is_over() && state.is_full(self.buffer_bytes)
             });
         }
-        if state.is_over()
-            && let Some(error) = state.ending.take()
-        {
+        if state.stop || state.is_over() {
             drop(state);
-            self.shared.end(error);
-            return None;
-        }
-        if state.stop || state.ended {
+            self.shared.arrived.notify_one();
             return None;
         }
         let full = state.is_full(self.buffer_bytes);
@@ -207,35 +206,45 @@ impl Poller<'_> {
                 state.commit_failed();
             }
         }
-        let down = state
-            .down_since
-            .is_some_and(|since| now.duration_since(since) >= self.down_limit);
+        if let Some(at) = state.heard_at {
+            self.pulse.heard(at);
+        }
         drop(state);
-        if down && !self.answers() {
-            let limit = humantime::format_duration(self.down_limit);
-            self.shared.end(SourceError::new(format!(
-                "no broker has answered for {limit}"
-            )));
-            return None;
+        if self.pulse.is_due(now) {
+            self.ask();
+            let silent = self.pulse.silent_for(Instant::now());
+            if silent.is_some_and(|silent| silent >= self.down_limit) {
+                let limit = humantime::format_duration(self.down_limit);
+                let what = format!("no broker has answered for {limit}");
+                self.shared.end(SourceError::new(what));
+                return None;
+            }
         }
         Some(if full { Duration::ZERO } else { POLL })
     }
 
-    /// Asks, because the client tells when all brokers are gone and not when one is back.
-    fn answers(&self) -> bool {
+    /// Asks whether a broker is there: the client does not tell of one that is silent, nor of one that
+    /// is back.
+    fn ask(&mut self) {
         let answer = self.consumer.fetch_metadata(Some(self.topic), ANSWER);
+        let now = Instant::now();
+        let context = self.consumer.context();
         if answer.is_ok() {
-            self.consumer.context().reachable(true);
+            self.pulse.answered(now);
+            context.reachable(true);
+        } else {
+            self.pulse.missed(now);
+            if self.pulse.silent_for(now).is_some() {
+                context.reachable(false);
+            }
         }
-        answer.is_ok()
     }
 
     fn receive(&self, record: &BorrowedMessage<'_>) {
         let context = self.consumer.context();
-        context.reachable(true);
         let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
         let mut state = self.shared.state();
-        if state.ending.is_some() {
+        if !state.is_reading() {
             // It may stand behind what could not be read. The next stream reads it.
             return;
         }
@@ -254,7 +263,7 @@ impl Poller<'_> {
 
     /// What the client mends by itself goes on. Everything else ends the stream: an error about what a
     /// partition holds stands still for ever or, worse, the client goes on behind it.
-    fn judge(&self, error: &KafkaError) {
+    fn judge(&mut self, error: &KafkaError) {
         let context = self.consumer.context();
         let source = &*context.source;
         let reason = context.take_last_error().map(|(_, reason)| reason);
@@ -267,14 +276,15 @@ impl Poller<'_> {
             self.shared.end(fault::told(code, &reason));
         } else if code == RDKafkaErrorCode::AllBrokersDown {
             context.reachable(false);
+            self.pulse.lost();
         } else if fault::mends_itself(code) {
             tracing::debug!(source, %code, reason, "the client goes on after an error");
         } else {
             let mut state = self.shared.state();
-            if state.ending.is_none() {
+            if state.is_reading() {
                 let told = fault::about_records(code, &reason, &state.assignment.expected());
                 tracing::warn!(source, %code, reason, "nothing more is read; what was read before is finished first");
-                state.ending = Some(told);
+                state.life = Life::Finishing(told);
             }
         }
     }
@@ -283,9 +293,9 @@ impl Poller<'_> {
     fn commit_rest(&self) {
         let state = self.shared.state();
         let rest = state.assignment.unconfirmed();
-        let reachable = state.down_since.is_none();
+        let unreachable = state.unreachable;
         drop(state);
-        if rest.is_empty() || !reachable || self.consumer.assignment_lost() {
+        if rest.is_empty() || unreachable || self.consumer.assignment_lost() {
             return;
         }
         let committed = list(&rest).and_then(|rest| self.consumer.commit(&rest, CommitMode::Sync));

@@ -38,15 +38,24 @@ pub(super) struct State {
     pub paused: bool,
     /// The intake is done with us.
     pub stop: bool,
-    /// Why nothing more is received. The stream ends with it once all that came before is finished, or
-    /// it would bring the same again and again and never get any further.
-    pub ending: Option<SourceError>,
-    pub ended: bool,
-    /// Why it ended, until somebody was told.
-    pub over: Option<SourceError>,
-    /// Since when no broker answers.
-    pub down_since: Option<Instant>,
+    pub life: Life,
+    /// No broker answers.
+    pub unreachable: bool,
+    /// When bytes of a broker came last, as far as the client has told.
+    pub heard_at: Option<Instant>,
     pub commit_again_at: Option<Instant>,
+}
+
+/// How far a stream is.
+#[derive(Default)]
+pub(super) enum Life {
+    #[default]
+    Reading,
+    /// Nothing more is received for this reason. What came before is finished first, or the next stream
+    /// would bring it again, and the one after that, and none would get any further.
+    Finishing(SourceError),
+    /// Ended; with the reason, until somebody was told.
+    Over(Option<SourceError>),
 }
 
 impl Shared {
@@ -69,10 +78,11 @@ impl Shared {
     /// The stream is over; the first reason is the one that is told.
     pub(super) fn end(&self, error: SourceError) {
         let mut state = self.state();
-        if !state.ended {
-            state.ended = true;
-            state.over = Some(error);
-        }
+        state.life = match std::mem::take(&mut state.life) {
+            Life::Reading => Life::Over(Some(error)),
+            Life::Finishing(first) => Life::Over(Some(first)),
+            over @ Life::Over(_) => over,
+        };
         drop(state);
         self.arrived.notify_one();
         self.changed.notify_all();
@@ -82,18 +92,34 @@ impl Shared {
 impl State {
     /// Whether to receive no more for now.
     pub(super) fn is_full(&self, buffer_bytes: usize) -> bool {
-        self.ending.is_some() || self.assignment.buffered_bytes() >= buffer_bytes
+        !self.is_reading() || self.assignment.buffered_bytes() >= buffer_bytes
     }
 
-    /// Whether an end that waited for what came before it has nothing left to wait for.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.life, Life::Reading)
+    }
+
     pub(super) fn is_over(&self) -> bool {
-        self.ending.is_some() && self.assignment.is_finished()
+        matches!(self.life, Life::Over(_))
+    }
+
+    /// Ends a stream that had only to finish what came, when that is done.
+    pub(super) fn end_if_finished(&mut self) {
+        if let Life::Finishing(_) = self.life
+            && self.assignment.is_finished()
+            && let Life::Finishing(error) = std::mem::take(&mut self.life)
+        {
+            self.life = Life::Over(Some(error));
+        }
     }
 
     /// The error for a caller after the end.
     pub(super) fn told(&mut self) -> SourceError {
-        let told = || SourceError::new("the stream has ended");
-        self.over.take().unwrap_or_else(told)
+        let told = match &mut self.life {
+            Life::Over(error) => error.take(),
+            Life::Reading | Life::Finishing(_) => None,
+        };
+        told.unwrap_or_else(|| SourceError::new("the stream has ended"))
     }
 
     /// Hands offsets to the client, which sends them by itself. The answer comes to the context.

@@ -34,7 +34,7 @@ impl Stream for KafkaStream {
         loop {
             {
                 let mut state = self.shared.state();
-                if state.ended {
+                if state.is_over() {
                     return Err(state.told());
                 }
                 let taken = state.assignment.take(limits);
@@ -53,7 +53,7 @@ impl Stream for KafkaStream {
         loop {
             {
                 let mut state = self.shared.state();
-                if state.ended {
+                if state.is_over() {
                     return state.told();
                 }
             }
@@ -63,7 +63,7 @@ impl Stream for KafkaStream {
 
     async fn settle(&mut self, receipts: Vec<Receipt>) -> Result<(), SourceError> {
         let mut state = self.shared.state();
-        if state.ended {
+        if state.is_over() {
             return Err(state.told());
         }
         let positions = state.assignment.settle(receipts);

@@ -401,6 +401,15 @@ impl Shop {
         dead.expect("the inbox can be read")
     }
 
+    /// Outages use no attempt.
+    pub async fn assert_no_attempts(&self) {
+        let used: Option<i32> = sqlx::query_scalar("SELECT max(attempts) FROM inbox")
+            .fetch_one(&self.inbox)
+            .await
+            .expect("the inbox can be read");
+        assert_eq!(used, Some(0), "an outage used attempts");
+    }
+
     /// Compares the engine's history with what was sent: every unique message once, and nothing else.
     pub async fn assert_exact(&self, sent: &[Message]) {
         let process = self.models.name("order");

@@ -1,5 +1,8 @@
 //! The brokers.
 
+use std::time::{Duration, Instant};
+
+use super::FLAT;
 use crate::crash::shop::{Entrance, LIMIT, Message, Shop, messages};
 use crate::daemon::Daemon;
 use crate::rig::{QueueKind, Server, eventually};
@@ -12,16 +15,18 @@ fn part(all: &[Message], nth: usize) -> &[Message] {
     all.chunks(chunk).nth(nth).unwrap_or_default()
 }
 
+/// How soon it must be seen that a broker has stopped answering, although its connections stay.
+const SOON: Duration = Duration::from_secs(15);
+
 /// Ends the broker in each way while the daemon has deliveries of it in hand.
-///
-/// `heartbeats`: its client notices within seconds that a broker answers nothing.
-async fn goes_and_comes(broker: &Server, entrance: Entrance, heartbeats: bool) {
+async fn goes_and_comes(broker: &Server, entrance: Entrance) {
     let shop = Shop::open().await;
     let daemon = Daemon::start(&shop.config(&[("orders", &entrance)], ""), &[]).await;
     let sent = messages(&shop.orders("order", 30), 21);
     entrance.send(part(&sent, 0)).await;
     let committed = |at_least| daemon.until_count("sluice_messages_total", &[], at_least);
     committed(10).await;
+    let before = daemon.memory();
 
     entrance.send(part(&sent, 1)).await;
     broker.stop().await;
@@ -36,17 +41,20 @@ async fn goes_and_comes(broker: &Server, entrance: Entrance, heartbeats: bool) {
     daemon.until_ready().await;
 
     entrance.send(part(&sent, 3)).await;
-    if heartbeats {
-        broker.freeze().await;
-        says_that_the_source_is_away(&daemon).await;
-        broker.thaw().await;
-        daemon.until_ready().await;
-    }
+    broker.freeze().await;
+    let frozen = Instant::now();
+    says_that_the_source_is_away(&daemon).await;
+    assert!(frozen.elapsed() < SOON, "it took {:?}", frozen.elapsed());
+    broker.thaw().await;
+    daemon.until_ready().await;
 
     entrance.send(part(&sent, 4)).await;
     shop.until_done(&sent, LIMIT).await;
     entrance.until_drained().await;
     shop.assert_exact(&sent).await;
+    shop.assert_no_attempts().await;
+    let after = daemon.memory();
+    assert!(after < before + FLAT, "from {before} to {after} bytes");
     daemon.stop().await;
 }
 
@@ -66,12 +74,12 @@ async fn says_that_the_source_is_away(daemon: &Daemon) {
 async fn rabbitmq_may_go_and_come_under_load() {
     let broker = Server::rabbitmq(&[]).await;
     let queue = broker.as_rabbitmq().queue(QueueKind::Quorum).await;
-    goes_and_comes(&broker, Entrance::Queue(Box::new(queue)), true).await;
+    goes_and_comes(&broker, Entrance::Queue(Box::new(queue))).await;
 }
 
 #[tokio::test]
 async fn kafka_may_go_and_come_under_load() {
     let broker = Server::kafka(&[]).await;
     let topic = broker.as_kafka().topic(2).await;
-    goes_and_comes(&broker, Entrance::Topic(topic), false).await;
+    goes_and_comes(&broker, Entrance::Topic(topic)).await;
 }

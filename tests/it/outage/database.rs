@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::FLAT;
 use crate::crash::shop::{Broker, Entrance, LIMIT, Message, Shop, messages};
 use crate::daemon::Daemon;
 use crate::rig::{Server, eventually};
-
-/// What a daemon may need more after outages than before them.
-const FLAT: u64 = 48 << 20;
 
 /// A shop on servers of its own, and messages that are sent bit by bit.
 struct Business {
@@ -122,11 +120,7 @@ async fn an_outage_is_not_poison_when_database_and_engine_go_and_come() {
     let sent = [business.to_queue.as_slice(), &business.to_topic].concat();
     business.shop.until_done(&sent, LIMIT).await;
     business.shop.assert_exact(&sent).await;
-    let attempts: Option<i32> = sqlx::query_scalar("SELECT max(attempts) FROM inbox")
-        .fetch_one(&business.shop.inbox)
-        .await
-        .unwrap();
-    assert_eq!(attempts, Some(0), "an outage used attempts");
+    business.shop.assert_no_attempts().await;
     // The queue was never opened again: each time would have counted as a delivery of what it held.
     let reconnects = daemon
         .count("sluice_source_reconnects_total", &[("source", "queue")])

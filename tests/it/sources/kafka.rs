@@ -1,5 +1,6 @@
 //! What only a Kafka source does: groups, offsets, and where a partition begins.
 
+mod silent;
 mod spoiled;
 
 use std::collections::BTreeMap;
