@@ -138,7 +138,7 @@ impl Protocol {
             bump_subscription: true,
             sweep_holds_lock: true,
             compare_epoch: true,
-            epoch_raised_by: EpochRaisedBy::HandOver,
+            epoch_raised_by: EpochRaisedBy::EveryChange,
             claim_ends_with_row: true,
             confirm_in_one_snapshot: true,
             absence_needs_history: true,

@@ -100,11 +100,9 @@ fn locks_alone_keep_every_promise() {
 }
 
 #[test]
-fn epochs_alone_keep_every_promise_if_every_change_raises_them() {
-    let epoch_raised_by = EpochRaisedBy::EveryChange;
+fn epochs_alone_keep_every_promise_because_every_change_raises_them() {
     let protocol = Protocol {
         sweep_holds_lock: false,
-        epoch_raised_by,
         ..Protocol::sluice()
     };
     keeps_every_promise(protocol, sweeping(Way::ByName));
@@ -289,6 +287,7 @@ fn sweeps_without_lock_and_epoch_change_what_they_did_not_look_at() {
 #[test]
 fn epochs_of_hand_overs_do_not_replace_the_lock() {
     let protocol = Protocol {
+        epoch_raised_by: EpochRaisedBy::HandOver,
         sweep_holds_lock: false,
         ..Protocol::sluice()
     };
