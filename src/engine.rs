@@ -45,6 +45,33 @@ pub struct Ask<'a> {
     pub broadcast: bool,
 }
 
+/// What a route will ask of its engine, as far as the configuration tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prospect {
+    pub route: String,
+    pub wish: Wish,
+}
+
+/// `None` for what comes with each delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    Correlate {
+        name: Option<String>,
+        /// Messages carry variables.
+        payload: bool,
+        broadcast: bool,
+        /// `on_no_match = "start"`.
+        or_start: bool,
+    },
+    StartByMessage {
+        name: Option<String>,
+    },
+    StartByKey {
+        key: Option<String>,
+    },
+    Apply,
+}
+
 /// What becomes of one message, as far as the look can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -153,6 +180,19 @@ pub trait Engine<Tx>: Send + Sync {
     /// # Errors
     /// The database's.
     async fn inspect(&self, tx: &mut Tx) -> Result<Vec<Finding>, DbError>;
+
+    /// What will become of the messages of these routes, as far as it can be told now; each finding with
+    /// its route. An error is about its route alone.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn foresee(
+        &self,
+        _tx: &mut Tx,
+        _prospects: &[Prospect],
+    ) -> Result<Vec<(String, Finding)>, DbError> {
+        Ok(Vec::new())
+    }
 }
 
 /// What a look found for each message of a batch, and the way to hand them over.

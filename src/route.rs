@@ -223,17 +223,54 @@ impl Route {
         self.dedup_key == Some(Expression::Property(Property::Coordinates))
     }
 
-    /// The message names that are written in the configuration, not taken from the delivery.
+    /// What the route does with a message.
+    pub fn outline(&self) -> Outline {
+        match &self.shape {
+            Shape::Convention => Outline::Convention,
+            Shape::Correlate(config) => Outline::Correlate {
+                payload: !config.variables.is_empty(),
+            },
+            Shape::Start(config) => match &config.process_definition_key {
+                Some(key) => Outline::StartByKey {
+                    literal: literal(key).map(str::to_owned),
+                },
+                None => Outline::StartByMessage,
+            },
+            Shape::Apply(_) => Outline::Apply,
+        }
+    }
+
+    /// The message name that is written in the configuration, not taken from the delivery.
     pub fn literal_message_name(&self) -> Option<&str> {
         let expression = match &self.shape {
             Shape::Correlate(config) => Some(&config.message_name),
             Shape::Start(config) => config.message_name.as_ref(),
             Shape::Apply(_) | Shape::Convention => None,
         };
-        match expression {
-            Some(Expression::Literal(serde_json::Value::String(name))) => Some(name),
-            _ => None,
-        }
+        expression.and_then(literal)
+    }
+}
+
+/// What a route does with a message, as far as its configuration tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outline {
+    /// Correlates by the convention; each field of the payload is a variable.
+    Convention,
+    Correlate {
+        payload: bool,
+    },
+    StartByMessage,
+    StartByKey {
+        /// `None`: it comes with the delivery.
+        literal: Option<String>,
+    },
+    Apply,
+}
+
+fn literal(expression: &Expression) -> Option<&str> {
+    match expression {
+        Expression::Literal(serde_json::Value::String(text)) => Some(text),
+        Expression::Literal(_) | Expression::Property(_) | Expression::Path(_) => None,
     }
 }
 

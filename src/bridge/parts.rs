@@ -6,17 +6,17 @@ use anyhow::bail;
 use secrecy::ExposeSecret;
 
 use crate::config::Config;
-use crate::engine::Engine;
 use crate::engine::camunda_tables::CamundaTables;
 use crate::engine::sql::{SqlOnPostgres, SqlOnSqlite};
+use crate::engine::{Engine, Prospect, Wish};
 use crate::http::{Plan, PlannedEngine, PlannedRoute, PlannedSource};
 use crate::inbox::postgres::PostgresInbox;
 use crate::inbox::sqlite::SqliteInbox;
-use crate::inbox::{Inbox, InboxConfig, NodeIdentity};
-use crate::route::Routes;
+use crate::inbox::{DbError, Inbox, InboxConfig, NodeIdentity};
+use crate::route::{Outline, Route, Routes};
 use crate::source::kafka::Kafka;
 use crate::source::rabbitmq::Rabbitmq;
-use crate::source::{Mistake, Source};
+use crate::source::{Finding, Mistake, Source};
 
 /// An inbox on one of the databases.
 pub enum AnyInbox {
@@ -116,6 +116,86 @@ pub fn sources(
             Ok(source)
         })
         .collect()
+}
+
+/// Every configured route.
+pub fn routes(config: &Config) -> Routes {
+    Routes::new(
+        config
+            .sources
+            .iter()
+            .map(|(name, source)| (name.clone(), source.on_unrouted)),
+        config
+            .routes
+            .iter()
+            .map(|(name, route)| Route::new(name, route.clone())),
+    )
+}
+
+/// What the routes will ask of this engine, as far as the configuration tells.
+pub fn prospects(config: &Config, routes: &Routes, engine: &str) -> Vec<Prospect> {
+    let of_engine = routes.iter().filter(|route| route.engine == engine);
+    of_engine
+        .flat_map(|route| {
+            let route_name = route.name.clone();
+            wishes(config, route).into_iter().map(move |wish| Prospect {
+                route: route_name.clone(),
+                wish,
+            })
+        })
+        .collect()
+}
+
+fn wishes(config: &Config, route: &Route) -> Vec<Wish> {
+    let name = route.literal_message_name().map(str::to_owned);
+    let correlate = |name, payload| Wish::Correlate {
+        name,
+        payload,
+        broadcast: route.broadcast,
+        or_start: route.start_if_nobody,
+    };
+    match route.outline() {
+        Outline::Convention => {
+            let source = config.sources.get(&route.source);
+            match source.and_then(|source| source.kafka.as_ref()) {
+                // A record's topic is the message's name.
+                Some(kafka) => kafka
+                    .topics
+                    .iter()
+                    .map(|topic| correlate(Some(topic.clone()), true))
+                    .collect(),
+                None => vec![correlate(None, true)],
+            }
+        }
+        Outline::Correlate { payload } => vec![correlate(name, payload)],
+        Outline::StartByMessage => vec![Wish::StartByMessage { name }],
+        Outline::StartByKey { literal } => vec![Wish::StartByKey { key: literal }],
+        Outline::Apply => vec![Wish::Apply],
+    }
+}
+
+/// What an engine is, and what will become of its routes' messages.
+pub struct Seen {
+    pub engine: Vec<Finding>,
+    pub routes: Vec<(String, Finding)>,
+}
+
+/// Looks at an engine in a transaction of its own.
+///
+/// # Errors
+/// The database's.
+pub async fn look_at<I: Inbox>(
+    inbox: &I,
+    engine: &dyn Engine<I::Tx>,
+    prospects: &[Prospect],
+) -> Result<Seen, DbError> {
+    let mut tx = inbox.begin().await?;
+    let seen = Seen {
+        engine: engine.inspect(&mut tx).await?,
+        routes: engine.foresee(&mut tx, prospects).await?,
+    };
+    inbox.commit(tx).await?;
+    Ok(seen)
 }
 
 /// What the status page says about the configuration.

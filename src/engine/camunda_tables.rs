@@ -30,6 +30,7 @@ mod confirm;
 mod correlation;
 mod decide;
 mod definitions;
+mod foresee;
 mod hand;
 mod look;
 pub mod model;
@@ -48,7 +49,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sqlx::{Postgres, Transaction};
 
-use super::{Ask, Confirmed, Engine, EngineState, Matched};
+use super::{Ask, Confirmed, Engine, EngineState, Matched, Prospect};
 use crate::inbox::{Class, DbError, Woken};
 use crate::message::{Action, Hash, Message, Undecodable};
 use crate::source::Finding;
@@ -298,5 +299,13 @@ impl Engine<Tx> for CamundaTables {
     async fn inspect(&self, tx: &mut Tx) -> Result<Vec<Finding>, DbError> {
         let schema = EngineSchema::read(tx, &self.tables, &self.config).await?;
         Ok(schema.findings(&self.name, &self.config))
+    }
+
+    async fn foresee(
+        &self,
+        tx: &mut Tx,
+        prospects: &[Prospect],
+    ) -> Result<Vec<(String, Finding)>, DbError> {
+        foresee::foresee(self, tx, prospects).await
     }
 }

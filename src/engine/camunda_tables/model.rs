@@ -168,6 +168,16 @@ impl Process {
         }
     }
 
+    /// Whether an instance of the process may wait for a message of this very name.
+    pub fn catches(&self, message_name: &str) -> bool {
+        self.graph
+            .nodes
+            .iter()
+            .filter(|node| !is_process_start(node))
+            .flat_map(Node::awaits)
+            .any(|name| matches!(name, MessageName::Literal(name) if name == message_name))
+    }
+
     /// Proves that an instance never holds two subscriptions to this message at one time.
     ///
     /// There must be exactly one catcher of the name (receive task, catch event, boundary event or
@@ -246,10 +256,7 @@ impl Process {
     fn only_catcher(&self, message_name: &str) -> Result<NodeId, Refusal> {
         let mut found: Option<NodeId> = None;
         for (id, node) in self.graph.nodes() {
-            // A start event of the process subscribes the definition, never an instance.
-            let is_process_start =
-                matches!(node.kind, Kind::StartEvent { .. }) && node.parent.is_none();
-            if is_process_start {
+            if is_process_start(node) {
                 continue;
             }
             for name in node.awaits() {
@@ -309,7 +316,7 @@ impl Process {
         self.graph
             .nodes
             .iter()
-            .filter(|node| node.parent.is_none() && matches!(node.kind, Kind::StartEvent { .. }))
+            .filter(|node| is_process_start(node))
     }
 
     fn only_start<'a>(
@@ -358,4 +365,9 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// A start event of the process subscribes the definition, never an instance.
+fn is_process_start(node: &Node) -> bool {
+    node.parent.is_none() && matches!(node.kind, Kind::StartEvent { .. })
 }

@@ -250,6 +250,8 @@ pub(super) struct EngineSchema {
     pub clock_offset: f64,
     /// How far the offset may be wrong, in seconds.
     pub clock_doubt: f64,
+    /// Which engine has the tables: `Operaton`, `Camunda 7 or CIB seven`.
+    product: &'static str,
     version: Option<String>,
     /// What keeps the engine from being used, for people.
     refusals: Vec<String>,
@@ -279,6 +281,7 @@ impl EngineSchema {
             execution_has_key: has("act_ru_execution", "proc_def_key_"),
             clock_offset: 0.0,
             clock_doubt: CLOCK_UNKNOWN,
+            product: "an engine of the Camunda 7 family",
             version: None,
             refusals: Vec::new(),
         };
@@ -296,6 +299,7 @@ impl EngineSchema {
                 schema.clock_doubt = CLOCK_KNOWN;
             }
             schema.version = version(tx, tables, &columns).await?;
+            schema.product = product(tx, tables).await?;
             if !schema.history.proves() && config.unproven.is_none() {
                 refusals.push(format!(
                     "its history level is {:?}: a correlation cannot be proven once its instance has ended. \
@@ -333,8 +337,16 @@ impl EngineSchema {
             return findings;
         }
         let version = self.version.as_deref().unwrap_or("unknown");
+        // Versions of different products cannot be compared; columns can.
+        let columns = match (self.job_has_root, self.execution_has_key) {
+            (_, true) => "7.23 or later",
+            (true, false) => "7.21 or 7.22",
+            (false, false) => "7.18 to 7.20",
+        };
         findings.push(Finding::info(format!(
-            "engine {name}: schema version {version}, history level {}, clock UTC{:+} s",
+            "engine {name}: {}, columns of Camunda {columns} (its own log says {version}), history level {}, \
+             clock UTC{:+} s",
+            self.product,
             self.history.as_str(),
             self.clock_offset
         )));
@@ -399,12 +411,20 @@ async fn columns(tx: &mut Tx, tables: &Tables) -> Result<Columns, DbError> {
 
 fn refusals(columns: &Columns, tables: &Tables) -> Vec<String> {
     let mut refusals = Vec::new();
+    let absent: Vec<String> = WRITTEN
+        .iter()
+        .filter(|(table, _)| !columns.contains_key(*table))
+        .map(|(table, _)| format!("{}{table}", tables.prefix))
+        .collect();
+    if !absent.is_empty() {
+        refusals.push(format!(
+            "schema {:?} lacks the tables {} (is `schema` or `table_prefix` right, and has the engine created its tables?)",
+            tables.engine_schema,
+            absent.join(", ")
+        ));
+    }
     for (table, known) in WRITTEN {
         let Some(found) = columns.get(table) else {
-            refusals.push(format!(
-                "there is no table {}{table} in schema {:?} (is `schema` or `table_prefix` right, and has the engine created its tables?)",
-                tables.prefix, tables.engine_schema
-            ));
             continue;
         };
         let missing: Vec<_> = known
@@ -465,6 +485,28 @@ async fn clock_offset(
     Ok(offset.map(|offset| (offset / 900.0).round() * 900.0))
 }
 
+/// By the name under which it keeps its installation's id.
+async fn product(tx: &mut Tx, tables: &Tables) -> Result<&'static str, DbError> {
+    let names: Vec<String> = sqlx::query_scalar(tables.sql(
+        "/* camunda_tables.product */
+         SELECT name_ FROM {e}act_ge_property WHERE name_ LIKE '%.installation.id'",
+    ))
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(DbError::of("engine product"))?;
+    let has = |product: &str| names.iter().any(|name| name.starts_with(product));
+    // An engine that moved in from another product keeps the other's line.
+    Ok(if has("operaton") {
+        "Operaton"
+    } else if has("cibseven") {
+        "CIB seven"
+    } else if has("camunda") {
+        "Camunda 7 or CIB seven"
+    } else {
+        "an engine of the Camunda 7 family"
+    })
+}
+
 async fn version(
     tx: &mut Tx,
     tables: &Tables,
@@ -515,6 +557,12 @@ mod tests {
         let tables = Tables::new("public", "cam_", "sluice");
         let mut columns = known();
         columns.remove("act_hi_detail");
-        assert!(refusals(&columns, &tables)[0].contains("cam_act_hi_detail"));
+        columns.remove("act_ru_job");
+        let refusals = refusals(&columns, &tables);
+        assert_eq!(refusals.len(), 1, "said once for all: {refusals:?}");
+        assert!(
+            refusals[0].contains("cam_act_ru_job, cam_act_hi_detail"),
+            "{refusals:?}"
+        );
     }
 }

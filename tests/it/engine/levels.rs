@@ -301,5 +301,5 @@ async fn the_engines_tables_may_have_a_schema_and_a_prefix() {
     place.assert_clean().await;
     let wrong = place.idle_node(json!({ "schema": "shop" }));
     let said = findings(&wrong).await;
-    assert!(said[0].1.contains("there is no table act_"), "{said:?}");
+    assert!(said[0].1.contains("lacks the tables act_"), "{said:?}");
 }
