@@ -19,16 +19,16 @@ use uuid::Uuid;
 use crate::backoff::Delays;
 use crate::config::Config;
 use crate::http::{self, Board, Problems};
-use crate::inbox::{Inbox, NodeIdentity, SchemaStatus};
+use crate::inbox::{DbError, Inbox, NodeIdentity};
 use crate::intake::Intake;
 use crate::metrics::{self, Exporter};
-use crate::route::{Route, Routes};
 use crate::shutdown::Shutdown;
 use crate::source::{Level, Source};
 use crate::sweeper::Sweeper;
+use crate::telemetry;
 
 use observe::Observer;
-use parts::{AnyInbox, Engines};
+use parts::{AnyInbox, Engines, Seen};
 
 /// How `run` may begin.
 #[derive(Debug, Clone, Copy, Default)]
@@ -146,31 +146,26 @@ async fn start<I>(
 where
     I: Inbox + Engines,
 {
-    let waiting = until_usable(&inbox, board, options);
+    let engines = inbox.engines(&config)?;
+    let routes = Arc::new(parts::routes(&config));
+    let usable = async {
+        until_usable(&inbox, board, options).await?;
+        until_answered(board, async || inbox.beat(identity).await).await;
+        for engine in &engines {
+            let prospects = parts::prospects(&config, &routes, engine.name());
+            let look = async || parts::look_at(&inbox, &**engine, &prospects).await;
+            say(engine.name(), &until_answered(board, look).await, board)?;
+        }
+        anyhow::Ok(())
+    };
     if shutdown
-        .unless_draining(waiting)
+        .unless_draining(usable)
         .await
         .transpose()?
         .is_none()
     {
         return Ok(None);
     }
-    inbox
-        .beat(identity)
-        .await
-        .context("writing this node's row")?;
-    let engines = inbox.engines(&config)?;
-    inspect_engines(&inbox, &engines, board).await?;
-    let routes = Arc::new(Routes::new(
-        config
-            .sources
-            .iter()
-            .map(|(name, source)| (name.clone(), source.on_unrouted)),
-        config
-            .routes
-            .iter()
-            .map(|(name, route)| Route::new(name, route.clone())),
-    ));
     let sources = parts::sources(&config, &routes, identity)?;
     let intake = Arc::new(Intake::new(
         inbox.clone(),
@@ -222,7 +217,7 @@ async fn drive_source<I: Inbox>(
     let driven = intake
         .run(source, shutdown.clone(), |connected| match connected {
             Ok(()) => board.set_ready(&part),
-            Err(error) => board.set_not_ready(&part, error.to_string()),
+            Err(error) => board.set_not_ready(&part, telemetry::in_full(error)),
         })
         .await;
     if let Err(stuck) = driven {
@@ -235,60 +230,59 @@ async fn drive_source<I: Inbox>(
 
 /// Until the database answers; then its tables must be there, and of a version that this program knows.
 async fn until_usable<I: Inbox>(inbox: &I, board: &Board, options: Options) -> anyhow::Result<()> {
+    let status = async || {
+        if options.migrate {
+            for step in inbox.migrate().await? {
+                tracing::info!(step, "migrated");
+            }
+        }
+        inbox.schema_status().await
+    };
+    match until_answered(board, status).await.obstacle() {
+        None => Ok(()),
+        Some(obstacle) => bail!(obstacle),
+    }
+}
+
+/// Does this again and again while the database is what stands in the way.
+async fn until_answered<T>(board: &Board, work: impl AsyncFn() -> Result<T, DbError>) -> T {
     let mut delays = Delays::outage();
     loop {
-        let status = async {
-            if options.migrate {
-                for step in inbox.migrate().await? {
-                    tracing::info!(step, "migrated");
-                }
+        match work().await {
+            Ok(done) => {
+                board.set_ready("inbox");
+                return done;
             }
-            inbox.schema_status().await
-        };
-        match status.await {
-            Ok(SchemaStatus::Current) => break,
-            Ok(SchemaStatus::Missing) => {
-                bail!("the inbox's tables are missing: run `sluice migrate` first")
-            }
-            Ok(SchemaStatus::Behind { version, expected }) => bail!(
-                "the inbox's tables are of version {version}, this program needs {expected}: run `sluice migrate` first"
-            ),
-            Ok(SchemaStatus::TooNew { version }) => bail!(
-                "the inbox's tables are of version {version}, which needs a newer version of Sluice than this one"
-            ),
             Err(error) => {
                 metrics::db_error(error.class.as_str());
-                tracing::warn!(%error, "the database does not answer yet");
+                tracing::warn!(%error, "the database {}", error.plight());
                 board.set_not_ready("inbox", error.to_string());
                 tokio::time::sleep(delays.next_delay()).await;
             }
         }
     }
-    board.set_ready("inbox");
-    Ok(())
 }
 
-/// Says what every engine is, and refuses one that cannot be used.
-async fn inspect_engines<I: Inbox>(
-    inbox: &I,
-    engines: &[Arc<dyn crate::engine::Engine<I::Tx>>],
-    board: &Board,
-) -> anyhow::Result<()> {
+/// Logs what was seen of an engine, and refuses one that cannot be used. A route that cannot be served
+/// does not keep the others from their work.
+fn say(engine: &str, seen: &Seen, board: &Board) -> anyhow::Result<()> {
     let mut refused = Vec::new();
-    for engine in engines {
-        let mut tx = inbox.begin().await?;
-        let findings = engine.inspect(&mut tx).await?;
-        inbox.commit(tx).await?;
-        for finding in &findings {
-            match finding.level {
-                Level::Info => tracing::info!("{}", finding.text),
-                Level::Warning => tracing::warn!("{}", finding.text),
-                Level::Error => refused.push(finding.text.clone()),
-            }
+    for finding in &seen.engine {
+        match finding.level {
+            Level::Info => tracing::info!("{}", finding.text),
+            Level::Warning => tracing::warn!("{}", finding.text),
+            Level::Error => refused.push(finding.text.clone()),
         }
-        if let Some(first) = findings.first() {
-            board.set_engine_detail(engine.name(), first.text.clone());
+    }
+    for (route, finding) in &seen.routes {
+        match finding.level {
+            Level::Info => tracing::info!(route, engine, "{}", finding.text),
+            Level::Warning => tracing::warn!(route, engine, "{}", finding.text),
+            Level::Error => tracing::error!(route, engine, "{}", finding.text),
         }
+    }
+    if let Some(first) = seen.engine.first() {
+        board.set_engine_detail(engine, first.text.clone());
     }
     if refused.is_empty() {
         return Ok(());

@@ -16,17 +16,11 @@ mod schema;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
 use clap::{Args, Parser, Subcommand};
-use secrecy::ExposeSecret as _;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Invalid, Look, Report};
-use crate::inbox::InboxConfig;
 use crate::telemetry::{self, LogFormat};
 
 /// Carries JSON messages from RabbitMQ and Kafka into a process engine, exactly once in effect.
@@ -123,7 +117,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Failed(error) => f.write_str(&telemetry::in_full(error.as_ref())),
             Self::Told => f.write_str("see above"),
             Self::Usage(what) => f.write_str(what),
             Self::Configuration(invalid) => invalid.fmt(f),
@@ -243,32 +237,9 @@ impl Globals {
     }
 }
 
-/// How long a database may take to let the command line in.
-const REACH: Duration = Duration::from_secs(5);
-
-/// Connects once, to learn why that fails: a pool goes on trying, and says in the end only that it gave up.
-async fn reach(config: &InboxConfig) -> anyhow::Result<()> {
-    let url = config.url.expose_secret();
-    if !url.starts_with("postgres") {
-        return Ok(());
-    }
-    let options: PgConnectOptions = url.parse().context("inbox.url")?;
-    let connection = tokio::time::timeout(REACH, options.connect()).await;
-    let connection = connection
-        .map_err(|_| anyhow!("no answer within {} s", REACH.as_secs()))
-        .and_then(|connected| Ok(connected?))
-        .with_context(|| {
-            let (host, port) = (options.get_host(), options.get_port());
-            format!("the inbox's database at {host}:{port} cannot be reached")
-        })?;
-    connection.close().await?;
-    Ok(())
-}
-
 /// Runs a body on whichever database the inbox is: the one place of the command line that knows them all.
 macro_rules! on_inbox {
     ($config:expr, |$inbox:ident| $body:expr) => {{
-        $crate::cli::reach(&$config.inbox).await?;
         match $crate::bridge::parts::open_inbox(&$config.inbox, &$config.node.name)? {
             $crate::bridge::parts::AnyInbox::Postgres($inbox) => $body,
             $crate::bridge::parts::AnyInbox::Sqlite($inbox) => $body,

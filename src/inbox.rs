@@ -172,6 +172,20 @@ impl SchemaStatus {
             Self::Current
         }
     }
+
+    /// Why this program cannot run on the tables, and what to do; `None`: it can.
+    pub fn obstacle(&self) -> Option<String> {
+        match self {
+            Self::Current => None,
+            Self::Missing => Some("Sluice's tables are missing: run `sluice migrate`".to_owned()),
+            Self::Behind { version, expected } => Some(format!(
+                "Sluice's tables are of version {version}, this program needs {expected}: run `sluice migrate`"
+            )),
+            Self::TooNew { version } => Some(format!(
+                "Sluice's tables are of version {version}, which needs a newer version of Sluice than this one"
+            )),
+        }
+    }
 }
 
 #[cfg(test)]

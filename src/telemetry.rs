@@ -2,6 +2,7 @@
 //!
 //! A failure is logged once, where it is handled. Knows no part of the program.
 
+use std::error::Error;
 use std::io::{self, IsTerminal};
 
 use schemars::JsonSchema;
@@ -68,6 +69,21 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(level).map_err(|cause| format!("`{level}` is no filter: {cause}"))
 }
 
+/// An error with its causes on one line; what the text before says already is not said again.
+pub fn in_full(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Begins to log, and gives every event to `further`, too.
 ///
 /// # Errors
@@ -96,6 +112,17 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        // Says its cause itself, as many do.
+        let error = sqlx::Error::Io(refused());
+        let error = anyhow::Error::new(error).context("the database is away");
+        let text = in_full(error.as_ref());
+        assert_eq!(text.matches(&refused().to_string()).count(), 1, "{text}");
+        assert!(text.starts_with("the database is away: "), "{text}");
+    }
 
     #[test]
     fn a_level_is_for_sluice_and_a_filter_is_taken_as_it_is() {

@@ -24,6 +24,11 @@ impl Span {
         Self::secs(days * 24 * 3600)
     }
 
+    /// In whole milliseconds: nobody reads the rest.
+    pub fn rounded(span: Duration) -> Self {
+        Self::ms(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// Whole milliseconds, at most `i64::MAX`.
     pub fn as_ms(self) -> i64 {
         i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX)
@@ -105,13 +110,17 @@ impl Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whole units are written as people write them; anything else is rounded.
-        for (bytes, unit) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+        // Whole units are written as people write them; anything else is rounded to a tenth.
+        for (bytes, unit) in [(1_u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
             if self.0 >= bytes && self.0.is_multiple_of(bytes) {
                 return write!(f, "{}{unit}", self.0 / bytes);
             }
+            if self.0 >= bytes {
+                let tenths = (u128::from(self.0) * 10 + u128::from(bytes / 2)) / u128::from(bytes);
+                return write!(f, "{}.{}{unit}", tenths / 10, tenths % 10);
+            }
         }
-        bytesize::ByteSize(self.0).display().iec().fmt(f)
+        write!(f, "{}B", self.0)
     }
 }
 
@@ -150,5 +159,31 @@ impl JsonSchema for Size {
             "description": "a number of bytes: \"64KiB\", \"16MiB\"",
             "examples": ["64KiB", "16MiB"]
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_their_largest_unit() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (64 << 10, "64KiB"),
+            (16 << 20, "16MiB"),
+            (113_152 << 10, "110.5MiB"),
+            ((3 << 30) + 1, "3.0GiB"),
+            (u64::MAX, "17179869184.0GiB"),
+        ] {
+            assert_eq!(Size(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_rounded_span_has_no_more_than_milliseconds() {
+        let span = Span::rounded(Duration::from_micros(75_133));
+        assert_eq!(span.to_string(), "75ms");
     }
 }

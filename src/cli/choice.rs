@@ -40,6 +40,10 @@ impl Choice {
         route.is_none() && state.is_none() && reason.is_none() && key.is_none() && since.is_none()
     }
 
+    pub fn state(&self) -> Option<StateName> {
+        self.state
+    }
+
     pub fn filter(self) -> Filter {
         Filter {
             route: self.route,

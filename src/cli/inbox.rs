@@ -113,7 +113,13 @@ pub async fn inbox(globals: &Globals, command: Inboxes) -> Result<ExitCode, Fail
     // What makes no sense is said before anything is read.
     let command = Intent::of(command)?;
     let (config, _) = globals.load()?;
-    on_inbox!(config, |inbox| command.carry_out(&inbox).await)
+    on_inbox!(config, |inbox| {
+        // Else the database would only say that it knows no such table.
+        if let Some(obstacle) = inbox.schema_status().await?.obstacle() {
+            return Err(anyhow!(obstacle).into());
+        }
+        command.carry_out(&inbox).await
+    })
 }
 
 /// A command whose arguments make sense.
@@ -249,6 +255,15 @@ impl Change {
                 "nothing says which rows: give ids, a filter such as --reason, or --all".to_owned(),
             ));
         }
+        if let Some(why) = self.choice.state().and_then(unchangeable) {
+            let can = match verb {
+                Verb::Redrive => "redriven",
+                Verb::Discard => "discarded",
+            };
+            return Err(Failure::Usage(format!(
+                "only dead and waiting rows can be {can}: {why}"
+            )));
+        }
         Ok(Intent::Change {
             verb,
             filter: Filter {
@@ -259,5 +274,17 @@ impl Change {
             dry_run: self.dry_run,
             json: self.json,
         })
+    }
+}
+
+/// Why an operator cannot change rows in this state.
+fn unchangeable(state: StateName) -> Option<&'static str> {
+    match state {
+        StateName::Dead | StateName::Waiting => None,
+        StateName::Handed => Some(
+            "a handed row's job is in the engine, which will run it or is seen to have lost it",
+        ),
+        StateName::Done => Some("a done row had its effect"),
+        StateName::Other => Some("only a newer version of Sluice knows this state"),
     }
 }

@@ -44,7 +44,7 @@ pub async fn run(globals: &Globals, arguments: &Arguments) -> Result<ExitCode, F
     match bridge::run(config, problems, options).await {
         Ok(code) => Ok(code),
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", telemetry::in_full(error.as_ref()));
             Err(Failure::Told)
         }
     }

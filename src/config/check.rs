@@ -338,10 +338,11 @@ impl Check<'_> {
         match given.iter().filter(|given| **given).count() {
             0 => self.error(path, format!("expected {}", listed(&tables, "or"))),
             1 => {}
-            _ => self.error(
-                path,
+            // Whatever else is wrong in one of them, there is one too many.
+            _ => self.mistakes.push(Mistake::error(
+                self.draft.tree.locate(path),
                 format!("expected only one of {}", listed(&tables, "and")),
-            ),
+            )),
         }
     }
 }

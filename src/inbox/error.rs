@@ -3,7 +3,11 @@
 //! The list of *data* errors is a white-list: everything that is not on it, and every code that nobody
 //! knows, is an outage, because an outage costs nothing but time.
 
+use std::borrow::Cow;
 use std::fmt;
+
+use sqlx::error::DatabaseError;
+use sqlx::migrate::MigrateError;
 
 /// What an error says about whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,9 +61,16 @@ impl DbError {
 
     /// The server's code, such as SQLSTATE.
     pub fn code(&self) -> Option<String> {
-        self.source
-            .as_database_error()
-            .and_then(|error| error.code().map(std::borrow::Cow::into_owned))
+        said_by_database(&self.source).and_then(|error| error.code().map(Cow::into_owned))
+    }
+
+    /// What is the matter with the database, as the end of a sentence that begins with it.
+    pub fn plight(&self) -> &'static str {
+        match &self.source {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => "does not answer",
+            error if said_by_database(error).is_some() => "refuses this node",
+            _ => "cannot be used",
+        }
     }
 
     /// Whether an outage's error could come from what the batch holds: a statement that never fits its
@@ -80,24 +91,53 @@ impl DbError {
 
     /// For logs and rows: the code and the server's message, never its detail, which may quote values.
     pub fn redacted(&self) -> String {
-        match self.source.as_database_error() {
-            Some(error) => {
-                let code = self.code().unwrap_or_default();
-                let mut message = error.message();
-                if code.starts_with("22") {
-                    // PostgreSQL quotes the value ("invalid input syntax … \"abc\"").
-                    message = message.split('"').next().unwrap_or_default().trim();
-                }
-                format!("{}: {code} {message}", self.step)
+        let step = self.step;
+        if let Some(error) = said_by_database(&self.source) {
+            let code = self.code().unwrap_or_default();
+            let mut message = error.message();
+            if code.starts_with("22") {
+                // PostgreSQL quotes the value ("invalid input syntax … \"abc\"").
+                message = message.split('"').next().unwrap_or_default().trim();
             }
-            None => match &self.source {
-                sqlx::Error::PoolTimedOut => format!(
-                    "{}: no connection was to be had: none is accepted, or all of this node are in use",
-                    self.step
-                ),
-                other => format!("{}: {other}", self.step),
-            },
+            let advice = advice(step, &code);
+            return format!("{step}: {code} {message}{advice}");
         }
+        match &self.source {
+            sqlx::Error::PoolTimedOut => format!(
+                "{step}: no connection was to be had: all of this node's are in use, or none can be made"
+            ),
+            sqlx::Error::Io(cause) => format!("{step}: {cause}"),
+            other => format!("{step}: {other}"),
+        }
+    }
+}
+
+/// What the server said, if it is the server who speaks.
+fn said_by_database(error: &sqlx::Error) -> Option<&dyn DatabaseError> {
+    match error {
+        sqlx::Error::Migrate(migration) => match &**migration {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                said_by_database(error)
+            }
+            _ => None,
+        },
+        error => error.as_database_error(),
+    }
+}
+
+/// What an operator does about it, where that is certain.
+fn advice(step: &str, code: &str) -> &'static str {
+    match code {
+        // INSUFFICIENT_PRIVILEGE
+        "42501" if step == "inbox.migrate" => {
+            " (run `sluice migrate` as the role that owns Sluice's tables, or may create their schema: the \
+             daemon's own needs no such right; then give the daemon its rights by deploy/grants.sql)"
+        }
+        // The user's own statements ask for rights that nobody here knows.
+        "42501" if !step.starts_with("engine.sql") => {
+            " (deploy/grants.sql gives the rights, after every `sluice migrate`)"
+        }
+        _ => "",
     }
 }
 
@@ -114,7 +154,7 @@ impl std::error::Error for DbError {
 }
 
 fn classify(error: &sqlx::Error) -> Class {
-    let Some(error) = error.as_database_error() else {
+    let Some(error) = said_by_database(error) else {
         return match error {
             // The value could not even be sent: sqlx refused to encode it.
             sqlx::Error::Encode(_) => Class::Data,

@@ -1,12 +1,14 @@
 //! The inbox on PostgreSQL.
 //!
-//! Owns the pool, the transaction's session limits and every statement on our own tables; the
-//! statements of accepting stand in [`accept`], of driving in [`drive`], of order keys in [`order`], of
-//! purging in [`purge`], of operating in [`operate`] and [`inspect`], the migrations in [`schema`]. Knows no broker and no engine, but lends its transaction to engines.
+//! Owns the transaction's session limits and every statement on our own tables; connections are had in
+//! [`connect`], the statements of accepting stand in [`accept`], of driving in [`drive`], of order keys in
+//! [`order`], of purging in [`purge`], of operating in [`operate`] and [`inspect`], the migrations in
+//! [`schema`]. Knows no broker and no engine, but lends its transaction to engines.
 //! Invariant: every write runs in a transaction of [`PostgresInbox::begin`], so that a session limit
 //! stands behind every lock, and so that a session which a cancelled begin left open is ended.
 
 mod accept;
+mod connect;
 mod drive;
 mod inspect;
 mod operate;
@@ -21,10 +23,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, Postgres};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _, SqlStr};
+use sqlx::postgres::{PgConnectOptions, PgPool, Postgres};
+use sqlx::{AssertSqlSafe, Executor as _, SqlSafeStr as _, SqlStr};
 use uuid::Uuid;
 
+use self::connect::Connections;
 use self::statement::Schema;
 use super::{
     Change, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node, NodeIdentity,
@@ -35,10 +38,6 @@ use crate::source::Finding;
 /// A transaction, which the engines in this database share.
 pub type Tx = sqlx::Transaction<'static, Postgres>;
 
-/// How long a connection may take to be had: from the pool, or newly made.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that lay in the pool for longer is asked whether it still lives.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How much longer than the server's own limit this side waits for a statement's answer.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -49,7 +48,7 @@ pub struct PostgresInbox {
 }
 
 struct Inner {
-    pool: PgPool,
+    connections: Connections,
     schema: Schema,
     begin: SqlStr,
     /// The client's own limit for one statement.
@@ -80,7 +79,7 @@ impl PostgresInbox {
             .extra_float_digits(None)
             .application_name(application_name);
         let inner = Inner {
-            pool: pool_options(config.connections).connect_lazy_with(options),
+            connections: Connections::new(options, config.connections),
             begin: begin_statement(config),
             patience: config.statement_timeout.0 + GRACE,
             rotation: Mutex::new(Uuid::nil()),
@@ -100,7 +99,7 @@ impl PostgresInbox {
 
     /// The pool, for whoever needs a session of its own and for its gauges.
     pub fn pool(&self) -> &PgPool {
-        &self.inner.pool
+        self.inner.connections.pool()
     }
 
     /// The schema of our own tables as it stands in SQL, quoted.
@@ -151,44 +150,6 @@ fn no_answer() -> sqlx::Error {
     ))
 }
 
-fn pool_options(connections: u32) -> PgPoolOptions {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A question before every use would double the round trips of a short transaction.
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                if meta.idle_for > TRUSTED_IDLE {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-        // The server shall notice that this machine vanished; sqlx has no way to ask the kernel here.
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                connection
-                    .execute(
-                        "/* inbox.keepalive */ SET tcp_keepalives_idle = 10; \
-                         SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
-                         SET tcp_user_timeout = 20000",
-                    )
-                    .await?;
-                Ok(())
-            })
-        })
-        // Without a limit a connection to a machine that vanished would keep its place for ever.
-        .after_release(|connection, _| {
-            Box::pin(async move {
-                match tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await {
-                    Ok(answer) => answer.map(|()| true),
-                    Err(_) => Err(no_answer()),
-                }
-            })
-        })
-}
-
 /// One round trip begins and sets the limits; LOCAL, so that a pooler between does not matter.
 ///
 /// Plans are made anew for each execution: a plan that was made while the table was empty would read
@@ -220,7 +181,7 @@ impl Inbox for PostgresInbox {
     async fn begin(&self) -> Result<Tx, DbError> {
         self.within(
             "inbox.begin",
-            self.inner.pool.begin_with(self.inner.begin.clone()),
+            self.inner.connections.begin(self.inner.begin.clone()),
         )
         .await
     }

@@ -50,7 +50,7 @@ struct Inner {
 }
 
 impl SqliteInbox {
-    /// Makes the pools; the file is opened, and made where it is missing, by the first statement.
+    /// Makes the pools; the file is opened by the first statement, and made by [`Inbox::migrate`] alone.
     ///
     /// # Errors
     /// An URL that cannot be read, or one of a database in memory, which no other process could see.
@@ -66,7 +66,6 @@ impl SqliteInbox {
         }
         let options = SqliteConnectOptions::from_str(url)
             .map_err(DbError::of("inbox.url"))?
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // NORMAL would lose the last commits, which are acknowledged, when the power fails.
             .synchronous(SqliteSynchronous::Full)

@@ -153,7 +153,7 @@ impl<I: Inbox> Intake<I> {
     async fn probe(&self, delays: &mut Delays) {
         while let Err(error) = self.inbox.probe().await {
             metrics::db_error(error.class.as_str());
-            tracing::warn!(%error, "the database does not answer, sources are paused");
+            tracing::warn!(%error, "the database cannot be used, sources are paused");
             self.set_outage(Some(error.to_string()));
             tokio::time::sleep(delays.next_delay()).await;
         }

@@ -17,6 +17,8 @@ use crate::message::{Delivery, Receipt};
 use crate::metrics;
 use crate::shutdown::Shutdown;
 use crate::source::{Limits, Source, SourceError, Stream};
+use crate::telemetry;
+use crate::units::Span;
 
 use super::{Intake, Stuck};
 
@@ -53,6 +55,7 @@ impl<I: Inbox> Intake<I> {
             if ready.await.is_none() {
                 break;
             }
+            tracing::info!(source = %name, "connecting");
             let Some(opened) = shutdown.unless_draining(source.open()).await else {
                 break;
             };
@@ -84,7 +87,7 @@ impl<I: Inbox> Intake<I> {
             } else {
                 delays.next_delay()
             };
-            tracing::warn!(source = %name, error = %lost, cause = lost.cause.as_ref().map(tracing::field::display), retry_in = ?delay, "the source is not connected");
+            tracing::warn!(source = %name, error = telemetry::in_full(&lost), retry_in = %Span::rounded(delay), "the source is not connected");
             shutdown.unless_draining(tokio::time::sleep(delay)).await;
         }
         metrics::source_connected(&name, false);

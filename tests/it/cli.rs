@@ -1,8 +1,11 @@
 //! The command line, as a person or a script meets it: the program as a process.
 
+mod connect;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sluice::inbox::postgres::PostgresInbox;
@@ -11,9 +14,8 @@ use sluice::inbox::{NewRow, State};
 use sluice::message::DeadReason;
 use tempfile::TempDir;
 
-use crate::daemon::Config;
 use crate::inbox::{Fresh, Kept, fresh, rows, url_in};
-use crate::rig::{Database, QueueKind, Rig};
+use crate::rig::{Database, Rig};
 
 /// A configuration that needs no server to be checked.
 const SMALL: &str = r#"
@@ -33,6 +35,9 @@ engine = "shop"
 
 /// One that any database may serve.
 const TABLE: &str = r#"
+[http]
+listen = "127.0.0.1:0"
+
 [inbox]
 url = "sqlite:nowhere.db"
 
@@ -138,6 +143,18 @@ fn every_end_has_its_exit_code() {
         (&good, &["inbox", "show", "4711"], 2, "a row's id"),
         (&good, &["inbox", "redrive"], 2, "--all"),
         (&good, &["inbox", "discard", "--dry-run"], 2, "--all"),
+        (
+            &good,
+            &["inbox", "redrive", "--state", "handed"],
+            2,
+            "only dead and waiting rows can be redriven: a handed row's job is in the engine",
+        ),
+        (
+            &good,
+            &["inbox", "discard", "--state", "done", "--key", "k"],
+            2,
+            "only dead and waiting rows can be discarded: a done row had its effect",
+        ),
         (&good, &["check", "-c", "missing.toml"], 78, "missing.toml"),
         (&empty, &["check"], 2, "name a file with -c"),
         (&bad, &["check"], 78, "unknown key `queu`"),
@@ -360,55 +377,69 @@ fn redrives_and_discards(folder: &Folder) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_opens_everything_and_says_what_is_there() {
-    let rig = Rig::get();
-    let schema = rig.schema();
-    let queue = rig.queue(QueueKind::Quorum).await;
-    let topic = rig.topic(2).await;
-    let config = Config::on(&schema)
-        .rabbitmq("payments", &queue, "")
-        .kafka("orders", &topic, "")
-        .camunda_tables("shop", "")
-        .with("[routes.paid]\nsource = \"payments\"\nengine = \"shop\"")
-        .with("[routes.order]\nsource = \"orders\"\nengine = \"shop\"");
-    let folder = Folder::with(&config.text());
-    let check = ["check", "--connect"];
-
-    let early = folder.sluice(&check);
-    assert_eq!(early.code, 1, "{}{}", early.out, early.err);
-    assert!(
-        early
-            .out
-            .contains("x Sluice's tables are missing: run `sluice migrate`"),
-        "{}",
-        early.out
-    );
-
-    let migrated = folder.sluice(&["migrate"]);
-    assert_eq!(migrated.code, 0, "{}", migrated.err);
-    let again = folder.sluice(&["migrate"]);
-    assert_eq!(again.out, "nothing to do: the tables are up to date\n");
-
-    let said = folder.sluice(&check);
-    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
-    for part in [
-        "inbox\n",
-        "engine shop\n",
-        "source payments\n",
-        "source orders\n",
-        "memory: ",
-        "ready to run",
-    ] {
-        assert!(said.out.contains(part), "{part}: {}", said.out);
+async fn before_migrate_every_command_says_that_it_is_missing_and_makes_no_file() {
+    let database = Rig::get().database().await;
+    let on_postgres = Folder::with(&TABLE.replace("sqlite:nowhere.db", &database.url()));
+    let on_sqlite = Folder::with(TABLE);
+    for folder in [&on_postgres, &on_sqlite] {
+        for command in [
+            &["inbox", "list"][..],
+            &["inbox", "show", "00000000-0000-7000-8000-000000000000"],
+            &["inbox", "redrive", "--all"],
+            &["inbox", "discard", "--all"],
+            &["run"],
+        ] {
+            let said = folder.sluice(command);
+            assert_eq!(said.code, 1, "{command:?}: {}{}", said.out, said.err);
+            let missing = "Sluice's tables are missing: run `sluice migrate`";
+            assert!(said.err.contains(missing), "{command:?}: {}", said.err);
+        }
+        let said = folder.sluice(&["check", "--connect"]);
+        assert!(
+            said.out.contains("x Sluice's tables are missing"),
+            "{}",
+            said.out
+        );
     }
-    let found = folder.sluice(&["check", "--connect", "--json"]).json();
-    assert_eq!(found["ok"], true);
-    assert_eq!(found["parts"].as_array().unwrap().len(), 4);
-    assert!(found["memory"]["total_bytes"].as_u64().unwrap() > 1024 * 1024);
+    assert!(!on_sqlite.0.path().join("nowhere.db").exists());
+    assert_eq!(on_sqlite.sluice(&["migrate"]).code, 0);
+    assert_eq!(on_sqlite.sluice(&["inbox", "list"]).code, 0);
+}
 
-    let missing = config.text().replace(queue.name(), "no_such_queue");
-    let said = Folder::with(&missing).sluice(&check);
-    assert_eq!(said.code, 1, "{}", said.out);
-    assert!(said.out.contains("no_such_queue"), "{}", said.out);
-    assert!(said.out.contains("not ready"), "{}", said.out);
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_says_once_and_at_once_why_the_database_cannot_be_used() {
+    let database = Rig::get().database().await;
+    let url = database.url();
+    let nobody = url.replace("postgres@", "nobody_knows_me@");
+    let nowhere = url.replace(database.name(), "no_such_database");
+    for (url, why) in [
+        (nobody.as_str(), "role \"nobody_knows_me\" does not exist"),
+        (&nowhere, "database \"no_such_database\" does not exist"),
+        (
+            "postgres://x@127.0.0.1:1/y",
+            "127.0.0.1:1: Connection refused (os error 111)",
+        ),
+    ] {
+        let folder = Folder::with(&TABLE.replace("sqlite:nowhere.db", url));
+        for command in [
+            &["inbox", "list"][..],
+            &["migrate"],
+            &["check", "--connect"],
+        ] {
+            let began = Instant::now();
+            let said = folder.sluice(command);
+            let all = format!("{}{}", said.out, said.err);
+            assert_eq!(said.code, 1, "{command:?}: {all}");
+            assert_eq!(all.matches(why).count(), 1, "{command:?}: {all}");
+            if command == ["check", "--connect"] {
+                assert!(all.contains("engine shop\n  ! not looked at"), "{all}");
+            } else {
+                assert!(
+                    began.elapsed() < Duration::from_secs(4),
+                    "{:?}",
+                    began.elapsed()
+                );
+            }
+        }
+    }
 }

@@ -39,7 +39,9 @@ impl Report {
             .collect();
         let told: u64 = self.duplicates_by_cause.values().sum();
         if let Some(untold @ 1..) = self.duplicates.checked_sub(told) {
-            causes.push(format!("untold by the killed daemon {untold}"));
+            causes.push(format!(
+                "and {untold} that the killed daemon met after it was last asked for causes"
+            ));
         }
         let recovery = self
             .recovery_seconds
@@ -48,23 +50,33 @@ impl Report {
             (
                 "sent",
                 self.sent.to_string(),
-                "to Kafka, resends too".to_owned(),
+                format!(
+                    "records to Kafka, {} of them again",
+                    self.sent.saturating_sub(self.unique)
+                ),
             ),
             (
                 "unique",
                 self.unique.to_string(),
-                "orders and payments".to_owned(),
+                "orders and payments among them: each must have exactly one effect".to_owned(),
             ),
             (
                 "effects",
                 self.effects.to_string(),
                 "rows of an append-only table in which no key is unique".to_owned(),
             ),
-            ("duplicates", self.duplicates.to_string(), causes.join(", ")),
+            (
+                "duplicates",
+                self.duplicates.to_string(),
+                format!("recognised, without effect: {}", causes.join(", ")),
+            ),
             (
                 "re-driven",
                 self.redriven.to_string(),
-                format!("{} payments were sent before their order", self.early),
+                format!(
+                    "had to wait, such as {} payments that were sent before their order",
+                    self.early
+                ),
             ),
             (
                 "recovery",

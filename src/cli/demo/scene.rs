@@ -91,7 +91,8 @@ impl Scene {
             }
         }
         let (sent, unique, distinct) = (orders.sent(), orders.unique(), self.effects.distinct());
-        let text = format!("sent {sent}, unique {unique}, with effect {distinct}{killed}");
+        let text =
+            format!("sent {sent}: {unique} messages, {distinct} of them had their effect{killed}");
         self.screen.show(sent, &text);
         Ok(())
     }

@@ -66,7 +66,7 @@ fn findings(inbox: &PostgresInbox, row: &PgRow) -> Result<Vec<Finding>, sqlx::Er
     }
     let standbys: String = row.try_get("standbys")?;
     findings.push(if standbys.is_empty() {
-        Finding::info(
+        Finding::warning(
             "no synchronous standby: a failover loses what was committed last, although it is acknowledged",
         )
     } else {

@@ -9,9 +9,9 @@ use sqlx::migrate::{Migrate as _, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _};
 
-use super::PostgresInbox;
 use super::statement::statements;
-use crate::inbox::{DbError, SchemaStatus};
+use super::{PostgresInbox, Tx};
+use crate::inbox::{DbError, Inbox as _, SchemaStatus};
 
 /// Version, description and text of each migration; a landed one is never changed.
 const MIGRATIONS: [(i64, &str, &str); 1] = [(
@@ -37,34 +37,33 @@ fn expected() -> i64 {
 }
 
 pub(super) async fn status(inbox: &PostgresInbox) -> Result<SchemaStatus, DbError> {
-    let step = "inbox.schema_status";
-    let schema = &inbox.inner.schema;
-    let table: Option<String> = inbox
-        .within(
-            step,
-            sqlx::query_scalar("/* inbox.schema_status */ SELECT to_regclass($1)::text")
-                .bind(format!("{}.schema_migration", schema.quoted()))
-                .fetch_one(inbox.pool()),
-        )
-        .await?;
-    if table.is_none() {
+    let mut tx = inbox.begin().await?;
+    let status = read(inbox, &mut tx);
+    let status = inbox.within("inbox.schema_status", status).await?;
+    inbox.commit(tx).await?;
+    Ok(status)
+}
+
+async fn read(inbox: &PostgresInbox, tx: &mut Tx) -> Result<SchemaStatus, sqlx::Error> {
+    let schema = inbox.inner.schema.quoted();
+    let there: bool =
+        sqlx::query_scalar("/* inbox.schema_status */ SELECT to_regclass($1) IS NOT NULL")
+            .bind(format!("{schema}.schema_migration"))
+            .fetch_one(&mut **tx)
+            .await?;
+    if !there {
         return Ok(SchemaStatus::Missing);
     }
-    let version: i64 = inbox
-        .within(
-            step,
-            sqlx::query_scalar(inbox.inner.state.version.clone()).fetch_one(inbox.pool()),
-        )
+    let state = &inbox.inner.state;
+    let version: i64 = sqlx::query_scalar(state.version.clone())
+        .fetch_one(&mut **tx)
         .await?;
     if version == 0 {
         // The first migration failed: its other tables are not there.
         return Ok(SchemaStatus::Missing);
     }
-    let min_reader = inbox
-        .within(
-            step,
-            sqlx::query_scalar(inbox.inner.state.min_reader.clone()).fetch_one(inbox.pool()),
-        )
+    let min_reader = sqlx::query_scalar(state.min_reader.clone())
+        .fetch_one(&mut **tx)
         .await?;
     Ok(SchemaStatus::of(version, min_reader, expected()))
 }
@@ -72,10 +71,8 @@ pub(super) async fn status(inbox: &PostgresInbox) -> Result<SchemaStatus, DbErro
 /// Runs what is missing, on a session of its own: the lock of the migration belongs to the session, and
 /// ends with it also when a statement fails.
 pub(super) async fn migrate(inbox: &PostgresInbox) -> Result<Vec<String>, DbError> {
-    let options = inbox.pool().connect_options();
-    let mut connection = PgConnection::connect_with(&options)
-        .await
-        .map_err(DbError::of("inbox.migrate"))?;
+    let session = inbox.inner.connections.session().await;
+    let mut connection = session.map_err(DbError::of("inbox.migrate"))?;
     let done = run(inbox, &mut connection).await;
     // The answer is known; a session that does not close cleanly changes nothing about it.
     drop(connection.close().await);

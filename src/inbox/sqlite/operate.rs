@@ -337,11 +337,18 @@ pub(super) async fn page_through(
 }
 
 pub(super) async fn inspect(inbox: &SqliteInbox) -> Result<Vec<Finding>, sqlx::Error> {
-    let version: String = sqlx::query_scalar(INSPECT)
-        .fetch_one(inbox.readers())
-        .await?;
+    let file = inbox.file().display();
+    let there = tokio::fs::try_exists(inbox.file()).await;
+    let first = if there.map_err(sqlx::Error::Io)? {
+        let version: String = sqlx::query_scalar(INSPECT)
+            .fetch_one(inbox.readers())
+            .await?;
+        format!("SQLite {version}, file {file}")
+    } else {
+        format!("SQLite, file {file}, which is not there yet")
+    };
     Ok(vec![
-        Finding::info(format!("SQLite {version}, file {}", inbox.file().display())),
+        Finding::info(first),
         Finding::info(
             "SQLite is for one machine and a local disk: a node that is frozen inside a transaction \
              holds up all others, and order per key is not to be had",

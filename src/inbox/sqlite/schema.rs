@@ -59,7 +59,8 @@ pub(super) async fn status(inbox: &SqliteInbox) -> Result<SchemaStatus, sqlx::Er
 /// Runs what is missing, inside one transaction that writes: sqlx's migrator takes no lock on SQLite, and
 /// two processes would both find the same migration missing.
 pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<Vec<String>, sqlx::Error> {
-    let mut connection = SqliteConnection::connect_with(options).await?;
+    let options = options.clone().create_if_missing(true);
+    let mut connection = SqliteConnection::connect_with(&options).await?;
     let mut tx = connection
         .begin_with("/* inbox.migrate */ BEGIN IMMEDIATE")
         .await?;

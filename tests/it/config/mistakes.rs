@@ -230,6 +230,13 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "a source of two brokers, one of which lacks a key",
+        &[(
+            "[engines.shop",
+            "[sources.orders.rabbitmq]\nuris = [\"amqp://x\"]\n[engines.shop",
+        )],
+    ),
+    (
         "a source that no route reads",
         &[
             ("source = \"orders\"", "source = \"payments\""),

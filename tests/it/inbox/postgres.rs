@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice::inbox::postgres::PostgresInbox;
 use sluice::inbox::{Class, Inbox, InboxConfig, State, StateName};
@@ -62,9 +62,61 @@ async fn the_tables_stand_in_the_schema_that_the_configuration_names() {
 #[tokio::test]
 async fn a_pool_is_made_without_a_server_and_says_outage() {
     let inbox = PostgresInbox::connect(&config("postgres://nobody@127.0.0.1:1/none"), "x").unwrap();
+    let began = Instant::now();
     let error = inbox.begin().await.unwrap_err();
     assert_eq!(error.class, Class::Outage);
-    assert!(error.to_string().contains("none is accepted"), "{error}");
+    assert_eq!(error.plight(), "does not answer");
+    assert!(!error.may_be_the_batch());
+    let said = error.to_string();
+    assert!(
+        said.starts_with("inbox.begin: 127.0.0.1:1: Connection refused"),
+        "{said}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "after {:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn what_a_server_has_against_a_node_is_said_in_its_own_words() {
+    let place = PostgresInbox::place().await;
+    let nobody = place.url().replace("postgres@", "nobody_knows_me@");
+    let nowhere = place.url().replace(place.name(), "no_such_database");
+    for (url, code, why) in [
+        (nobody, "28000", "nobody_knows_me"),
+        (nowhere, "3D000", "no_such_database"),
+    ] {
+        let inbox = PostgresInbox::connect(&config(&url), "sluice/test").unwrap();
+        for error in [
+            inbox.schema_status().await.unwrap_err(),
+            inbox.migrate().await.unwrap_err(),
+        ] {
+            assert_eq!(error.code().as_deref(), Some(code), "{error}");
+            assert_eq!(error.plight(), "refuses this node", "{error}");
+            let said = error.to_string();
+            assert_eq!(said.matches(why).count(), 1, "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_busy_pool_is_not_a_refusing_server() {
+    let place = PostgresInbox::place().await;
+    let inbox = node(&place, |config| {
+        config.connections = 1;
+        config.idle_in_transaction_timeout = Span::secs(60);
+    });
+    let open = inbox.begin().await.unwrap();
+    let error = inbox.begin().await.unwrap_err();
+    assert!(
+        error.to_string().contains("this node's are in use"),
+        "{error}"
+    );
+    inbox.commit(open).await.unwrap();
+    let open = inbox.begin().await.unwrap();
+    inbox.commit(open).await.unwrap();
 }
 
 #[tokio::test]

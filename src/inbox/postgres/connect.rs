@@ -1,0 +1,148 @@
+//! Connections: how one is had, and why none is.
+//!
+//! Owns the pool and its options. A pool goes on trying while its server refuses connections, starts up or
+//! is full, and says in the end only that it gave up. So whoever waits for longer than usual asks the
+//! server itself. Invariant: the error of a connection that was not to be had is the server's own, or says
+//! that it did not answer.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, Executor as _, SqlStr};
+use tokio::sync::Mutex;
+
+use super::Tx;
+
+/// How long a connection may take to be had: from the pool, or newly made.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that lay in the pool for longer is asked whether it still lives.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// Whoever waits for longer asks what is wrong.
+const USUAL: Duration = Duration::from_millis(500);
+/// How long the answer may take: a little less than what is left to the pool by then.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+/// A server that let somebody in is not asked again for so long: the pool is only busy.
+const LET_IN: Duration = Duration::from_secs(1);
+
+/// The way to connections of one node.
+pub(super) struct Connections {
+    pool: PgPool,
+    options: PgConnectOptions,
+    /// When the server last let somebody in who asked why there is no connection; one asks at a time.
+    let_in_at: Mutex<Option<Instant>>,
+}
+
+impl Connections {
+    /// Makes the pool; no server needs to live yet.
+    pub fn new(options: PgConnectOptions, at_most: u32) -> Self {
+        Self {
+            pool: pool_options(at_most).connect_lazy_with(options.clone()),
+            options,
+            let_in_at: Mutex::new(None),
+        }
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A transaction, begun by this statement.
+    pub async fn begin(&self, statement: SqlStr) -> Result<Tx, sqlx::Error> {
+        tokio::select! {
+            biased;
+            begun = self.pool.begin_with(statement) => begun,
+            refusal = self.refusal() => Err(refusal),
+        }
+    }
+
+    /// A session of its own, outside the pool.
+    pub async fn session(&self) -> Result<PgConnection, sqlx::Error> {
+        let connecting = PgConnection::connect_with(&self.options);
+        let connected = tokio::time::timeout(ANSWER_TIMEOUT, connecting).await;
+        match connected {
+            Ok(connected) => connected.map_err(|error| self.placed(error)),
+            Err(_) => Err(self.placed(sqlx::Error::Io(no_answer(ANSWER_TIMEOUT)))),
+        }
+    }
+
+    /// Why the server makes no connection; does not end while it does.
+    async fn refusal(&self) -> sqlx::Error {
+        loop {
+            tokio::time::sleep(USUAL).await;
+            // Boxed, because it is large and seldom needed, and every transaction begins here.
+            if let Err(error) = Box::pin(self.ask()).await {
+                return error;
+            }
+        }
+    }
+
+    /// Asks the server whether it lets us in, unless somebody did so just now.
+    async fn ask(&self) -> Result<(), sqlx::Error> {
+        let mut let_in_at = self.let_in_at.lock().await;
+        if let_in_at.is_none_or(|at| at.elapsed() >= LET_IN) {
+            let connection = self.session().await?;
+            *let_in_at = Some(Instant::now());
+            // The answer is known, however the session ends.
+            drop(connection.close().await);
+        }
+        Ok(())
+    }
+
+    /// An error of the network with the address that it is about; the server's own errors speak for themselves.
+    fn placed(&self, error: sqlx::Error) -> sqlx::Error {
+        let sqlx::Error::Io(cause) = error else {
+            return error;
+        };
+        let (host, port) = (self.options.get_host(), self.options.get_port());
+        let what = match self.options.get_socket() {
+            Some(socket) => format!("{}: {cause}", socket.display()),
+            None => format!("{host}:{port}: {cause}"),
+        };
+        sqlx::Error::Io(io::Error::new(cause.kind(), what))
+    }
+}
+
+/// Not of the kind that a statement's own slowness has: no batch is to blame for it.
+fn no_answer(limit: Duration) -> io::Error {
+    let what = format!("no answer within {} s", limit.as_secs());
+    io::Error::new(io::ErrorKind::NotConnected, what)
+}
+
+fn pool_options(at_most: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(at_most)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A question before every use would double the round trips of a short transaction.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > TRUSTED_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        // The server shall notice that this machine vanished; sqlx has no way to ask the kernel here.
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                connection
+                    .execute(
+                        "/* inbox.keepalive */ SET tcp_keepalives_idle = 10; \
+                         SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
+                         SET tcp_user_timeout = 20000",
+                    )
+                    .await?;
+                Ok(())
+            })
+        })
+        // Without a limit a connection to a machine that vanished would keep its place for ever.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                match tokio::time::timeout(ACQUIRE_TIMEOUT, connection.ping()).await {
+                    Ok(answer) => answer.map(|()| true),
+                    Err(_) => Err(sqlx::Error::Io(no_answer(ACQUIRE_TIMEOUT))),
+                }
+            })
+        })
+}
