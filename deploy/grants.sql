@@ -1,14 +1,25 @@
--- What a Sluice daemon needs on PostgreSQL, and no more. Run after every `sluice migrate`, as a role that
--- owns the tables or may grant on them:
+-- What a Sluice daemon needs on PostgreSQL, and no more. Run as the role that owns the tables, after
+-- `sluice migrate`, which the same role runs, and again after every further one:
 --
---   psql -v ON_ERROR_STOP=1 -v role=sluice -v schema=sluice [-v engine=public] [-v prefix=cam_] -f deploy/grants.sql URL
+--   DATABASE_URL=postgres://owner@host/engine sluice migrate -c sluice.toml
+--   psql -v role=sluice -v schema=sluice [-v engine=public] [-v prefix=cam_] -f deploy/grants.sql \
+--        postgres://owner@host/engine
 --
--- role    the role that the daemon logs in as (CREATE ROLE sluice LOGIN …)
--- schema  `[inbox] schema`: Sluice's own tables, made by `sluice migrate` as another role
--- engine  `[engines.NAME.camunda_tables] schema`: the engine's tables; leave it out without such an engine
+-- role    the role that the daemon logs in as (CREATE ROLE sluice LOGIN PASSWORD …)
+-- schema  `[inbox] schema`: Sluice's own tables
+-- engine  `[engines.NAME.camunda_tables] schema`: the engine's tables; leave it out without such an engine.
+--         Whoever runs this must own them, too, or be allowed to grant on them
 -- prefix  its `table_prefix`, in lower case, where it has one
+--
+-- What the statements of an engine `sql` touch is granted by whoever wrote them.
 
 \set ON_ERROR_STOP on
+
+SELECT to_regclass(format('%I.inbox', :'schema')) IS NULL AS missing \gset
+\if :missing
+  \warn 'schema' :schema 'has no tables of Sluice: run `sluice migrate` first'
+\endif
+
 BEGIN;
 
 -- Two runs at once would trip over each other.

@@ -1,12 +1,14 @@
 //! The real daemon: the program that cargo built, as a process of its own.
 //!
 //! A test writes a configuration ([`Config`]), starts it, sends it signals and sees what anybody sees:
-//! health, metrics, the status, the exit code. The listener takes any free port. A daemon is killed with
-//! this value, and also when the test process ends in any other way; what it logged is shown when the
-//! test fails. Knows nothing of Sluice's tables.
+//! health, metrics, the status, the exit code. The listener takes any free port. Its tables are made
+//! before it starts, by their owner, and it has the rights that deploy/grants.sql gives, and no more. A daemon
+//! is killed with this value, and also when the test process ends in any other way; what it logged is shown
+//! when the test fails. Knows nothing of what is in Sluice's tables.
 
 mod config;
 mod metrics;
+mod rights;
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -21,8 +23,9 @@ use tempfile::TempDir;
 
 use crate::rig::eventually;
 
-pub use config::Config;
+pub use config::{Config, Rights};
 pub use metrics::Metrics;
+pub use rights::Place;
 
 /// How long a daemon may take to do what it does at once on an idle machine.
 pub const LIMIT: Duration = Duration::from_mins(1);
@@ -45,6 +48,7 @@ pub struct Daemon {
     log: PathBuf,
     address: String,
     starts: u32,
+    migrates: bool,
 }
 
 impl Daemon {
@@ -58,14 +62,21 @@ impl Daemon {
     /// Starts it and waits only until it listens: it may never become ready.
     pub async fn spawn(config: &Config, environment: &[(&str, &str)]) -> Daemon {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("sluice.toml"), config.text()).unwrap();
+        if let Some(place) = config.place() {
+            let owner = folder.path().join("owner.toml");
+            std::fs::write(&owner, config.text()).unwrap();
+            place.prepare(&owner).await;
+        }
+        std::fs::write(folder.path().join("sluice.toml"), config.text_of_daemon()).unwrap();
         let log = folder.path().join("log-1");
+        let migrates = config.migrates();
         let mut daemon = Daemon {
-            process: Mutex::new(run(&folder, &log, environment)),
+            process: Mutex::new(run(&folder, &log, migrates, environment)),
             folder,
             log,
             address: String::new(),
             starts: 1,
+            migrates,
         };
         daemon.until_listening().await;
         daemon
@@ -76,13 +87,15 @@ impl Daemon {
         assert!(self.exited().is_some(), "the daemon still runs");
         self.starts += 1;
         self.log = self.folder.path().join(format!("log-{}", self.starts));
-        self.process = Mutex::new(run(&self.folder, &self.log, environment));
+        let process = run(&self.folder, &self.log, self.migrates, environment);
+        self.process = Mutex::new(process);
         self.until_listening().await;
     }
 
     /// Another configuration, for the next [`restart`](Self::restart).
     pub fn configure(&self, config: &Config) {
-        std::fs::write(self.folder.path().join("sluice.toml"), config.text()).unwrap();
+        let text = config.text_of_daemon();
+        std::fs::write(self.folder.path().join("sluice.toml"), text).unwrap();
     }
 
     /// The file of the configuration, for the program's other subcommands.
@@ -275,8 +288,12 @@ impl Daemon {
             if let Some(status) = self.exited() {
                 panic!("the daemon ended with {status} before it listened:\n{log}");
             }
-            let (_, rest) = log.split_once("http=")?;
-            let address = rest.split(char::is_whitespace).next()?;
+            // As text, or as JSON.
+            let (_, rest) = log
+                .split_once("http=")
+                .or_else(|| log.split_once("\"http\":\""))?;
+            let ends = |c: char| c.is_whitespace() || c == '"';
+            let address = rest.split(ends).next()?;
             rest.contains('\n').then(|| address.to_owned())
         })
         .await;
@@ -284,12 +301,14 @@ impl Daemon {
 }
 
 /// The one place that knows how the program is called.
-fn run(folder: &TempDir, log: &Path, environment: &[(&str, &str)]) -> Child {
+fn run(folder: &TempDir, log: &Path, migrates: bool, environment: &[(&str, &str)]) -> Child {
     let log = File::create(log).unwrap();
     // The signal at the parent's death belongs to the thread that starts the process: the test's own.
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_sluice")])
-        .args(["run", "--migrate", "-c"])
+        .arg("run")
+        .args(migrates.then_some("--migrate"))
+        .arg("-c")
         .arg(folder.path().join("sluice.toml"))
         .current_dir(folder.path())
         .env("NO_COLOR", "1")

@@ -1,5 +1,7 @@
 //! The files that put the daemon on a machine.
 
+mod order;
+
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;

@@ -40,6 +40,8 @@ impl Ledger {
         Config::at(&self.database.url(), "public")
             .rabbitmq("queue", &self.queue, source)
             .with(ENGINE)
+            .granting("SELECT ON public.orders")
+            .granting("INSERT ON public.notes")
     }
 
     fn route(name: &str, more: &str) -> String {

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 pub use engine::{Answer, Deployment, Engine};
 pub use kafka::{Kafka, Topic};
-pub use postgres::{Database, Postgres, Schema};
+pub use postgres::{Database, Postgres, Schema, daemon_role};
 pub use rabbitmq::{Queue, QueueKind, RabbitMq, headers};
 pub use server::Server;
 

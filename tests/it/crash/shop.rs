@@ -280,6 +280,7 @@ impl Shop {
             .inbox("retention = { payload = \"1s\", key = \"1d\" }")
             .inbox(settings.inbox)
             .camunda_tables("shop", "")
+            .granting(&format!("INSERT ON {}.noted", self.schema.name()))
             .with(&format!(
                 "[engines.book.sql]\napply = \"INSERT INTO {}.noted VALUES (:id, :business_key)\"",
                 self.schema.name()

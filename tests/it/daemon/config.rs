@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::rights::Place;
 use crate::rig::{Queue, Rig, Schema, Topic};
 
 /// The text of a configuration file; the listener takes any free port.
@@ -9,6 +10,22 @@ use crate::rig::{Queue, Rig, Schema, Topic};
 pub struct Config {
     text: String,
     inbox: String,
+    http: String,
+    url: String,
+    schema: String,
+    rights: Rights,
+    further: Vec<String>,
+}
+
+/// As whom the daemon comes to its tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// The owner makes the tables before, and the daemon has what deploy/grants.sql gives.
+    Granted,
+    /// The daemon is the owner, and makes them itself: `run --migrate`.
+    Owner,
+    /// Whoever the URL says; nothing is prepared.
+    AsItIs,
 }
 
 impl Config {
@@ -17,18 +34,43 @@ impl Config {
         Config::at(schema.url(), schema.name())
     }
 
-    /// An inbox anywhere.
+    /// An inbox anywhere; the URL is the owner's.
     pub fn at(url: &str, schema: &str) -> Config {
         Config {
             text: String::new(),
-            inbox: format!("url = \"{url}\"\nschema = \"{schema}\"\n"),
+            inbox: String::new(),
+            http: String::new(),
+            url: url.to_owned(),
+            schema: schema.to_owned(),
+            rights: Rights::Granted,
+            further: Vec::new(),
         }
+    }
+
+    /// As whom the daemon comes to its tables.
+    #[must_use]
+    pub fn rights(self, rights: Rights) -> Config {
+        Config { rights, ..self }
+    }
+
+    /// What the user's own statements need, such as `INSERT ON public.ledger`.
+    #[must_use]
+    pub fn granting(mut self, right: &str) -> Config {
+        self.further.push(right.to_owned());
+        self
     }
 
     /// Further lines of `[inbox]`.
     #[must_use]
     pub fn inbox(mut self, lines: &str) -> Config {
         writeln!(self.inbox, "{lines}").expect("a string takes what is written to it");
+        self
+    }
+
+    /// Further lines of `[http]`.
+    #[must_use]
+    pub fn http(mut self, lines: &str) -> Config {
+        writeln!(self.http, "{lines}").expect("a string takes what is written to it");
         self
     }
 
@@ -64,10 +106,59 @@ impl Config {
         self
     }
 
+    /// As the owner of the tables has it.
     pub fn text(&self) -> String {
+        self.text_at(&self.url)
+    }
+
+    fn text_at(&self, url: &str) -> String {
         // A test without a rig has nothing to be configured for.
         Rig::get();
-        let Config { text, inbox } = self;
-        format!("[http]\nlisten = \"127.0.0.1:0\"\n\n[inbox]\n{inbox}\n{text}")
+        let Config {
+            text,
+            inbox,
+            http,
+            schema,
+            ..
+        } = self;
+        format!(
+            "[http]\nlisten = \"127.0.0.1:0\"\n{http}\n[inbox]\nurl = \"{url}\"\nschema = \"{schema}\"\n\
+             {inbox}\n{text}"
+        )
+    }
+
+    /// As the daemon has it.
+    pub(super) fn text_of_daemon(&self) -> String {
+        match self.place() {
+            Some(place) => self.text_at(&place.url_of_daemon()),
+            None => self.text(),
+        }
+    }
+
+    pub(super) fn migrates(&self) -> bool {
+        self.rights == Rights::Owner
+    }
+
+    /// What must be prepared before the daemon runs, if anything.
+    pub fn place(&self) -> Option<Place> {
+        if self.rights != Rights::Granted {
+            return None;
+        }
+        let text: toml::Table = self.text().parse().expect("the test writes TOML");
+        let engines = text.get("engines").and_then(toml::Value::as_table);
+        let tables = engines.into_iter().flatten().filter_map(|(_, engine)| {
+            let tables = engine.get("camunda_tables")?;
+            let of = |key: &str, default: &str| {
+                let given = tables.get(key).and_then(toml::Value::as_str);
+                given.unwrap_or(default).to_owned()
+            };
+            Some((of("schema", "public"), of("table_prefix", "")))
+        });
+        Some(Place {
+            url: self.url.clone(),
+            schema: self.schema.clone(),
+            engines: tables.collect(),
+            further: self.further.clone(),
+        })
     }
 }

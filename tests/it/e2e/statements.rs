@@ -53,7 +53,9 @@ async fn a_users_own_statement_takes_each_message_once() {
     let queue = rig.queue(QueueKind::Quorum).await;
     let config = Config::at(&database.url(), "sluice")
         .rabbitmq("payments", &queue, "")
-        .with(ROUTE);
+        .with(ROUTE)
+        .granting("SELECT, UPDATE ON public.orders")
+        .granting("INSERT ON public.payments");
     let daemon = Daemon::start(&config, &[]).await;
     let message = |id: &str, order: &str, amount: f64| {
         let payload = json!({"id": id, "order": order, "amount": amount});

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Config, Daemon, LIMIT, Signal};
+use crate::daemon::{Config, Daemon, LIMIT, Rights, Signal};
 use crate::rig::{QueueKind, Rig, Schema, eventually};
 
 /// A shutdown has nothing to finish and should not take longer than this.
@@ -55,10 +55,12 @@ async fn wrong_credentials_are_said_and_do_not_delay_the_shutdown() {
     let unknown = schema
         .url()
         .replace("postgres@", "nobody-knows-me:secret-word@");
-    let daemon = Daemon::spawn(&config(&schema, &unknown), &[]).await;
+    let unknown = config(&schema, &unknown).rights(Rights::AsItIs);
+    let daemon = Daemon::spawn(&unknown, &[]).await;
     daemon.until_count("sluice_db_errors_total", &[], 2).await;
     let said = daemon.until_not_ready().await.to_string();
-    assert!(said.contains("inbox"), "{said}");
+    assert!(said.contains("inbox") && said.contains("28000"), "{said}");
+    assert!(daemon.log().contains("the database refuses this node"));
     assert!(!daemon.log().contains("secret-word"));
     assert!(!daemon.log().contains("connected source"));
     stops_at_once(&daemon).await;

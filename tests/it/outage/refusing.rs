@@ -54,6 +54,7 @@ impl Ledger {
             .kafka("topic", &self.topic, "prefetch = \"1MiB\"")
             .with("[intake]\nmax_batch_bytes = \"1MiB\"")
             .with("[engines.ledger.sql]\napply = \"INSERT INTO public.ledger (entry) VALUES (:business_key)\"")
+            .granting("INSERT ON public.ledger")
             .with(&route("queue"))
             .with(&route("topic"))
     }
@@ -184,7 +185,7 @@ async fn an_outage_is_not_poison_and_memory_is_bounded_when_a_database_refuses_w
     // Somebody else has all the connections.
     let others = ledger.take_all_connections(&url).await;
     ledger.send(20).await;
-    until_it_waits(&daemon, "no connection was to be had").await;
+    until_it_waits(&daemon, "53300 sorry, too many clients already").await;
     drop(others);
     ledger.until_settled(&daemon).await;
     daemon.stop().await;

@@ -1,4 +1,4 @@
-//! PostgreSQL: a database or a schema for each test.
+//! PostgreSQL: a database or a schema for each test, and the role of the test's daemons.
 
 use anyhow::Result;
 use sqlx::postgres::PgPoolOptions;
@@ -66,6 +66,13 @@ impl Postgres {
             let sql = format!("DROP SCHEMA IF EXISTS {name} CASCADE");
             let _ = execute(&self.url(shared), &sql).await;
         }
+        let roles = names(&self.url(shared), "SELECT rolname::text FROM pg_roles").await;
+        for role in &roles {
+            let place = role.strip_prefix(DAEMON_OF).unwrap_or_default();
+            if orphaned(place.strip_prefix("sluice_").unwrap_or(place)) {
+                let _ = execute(&self.url(shared), &forget_role(role)).await;
+            }
+        }
     }
 }
 
@@ -94,8 +101,10 @@ impl Drop for Database {
     fn drop(&mut self) {
         let url = self.server.url("postgres");
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let forget = forget_role(&format!("{DAEMON_OF}{}", self.name));
         tidy(&format!("database {}", self.name), async move {
-            execute(&url, &sql).await
+            execute(&url, &sql).await?;
+            execute(&url, &forget).await
         });
     }
 }
@@ -140,9 +149,36 @@ impl Drop for Schema {
                  (SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace('{name}'))"
             );
             execute(&url, &sql).await?;
-            execute(&url, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await
+            execute(&url, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
+            execute(&url, &forget_role(&format!("{DAEMON_OF}{name}"))).await
         });
     }
+}
+
+const DAEMON_OF: &str = "daemon_of_";
+
+/// The role of the daemons of a test that has this schema, or this database, of its own. It belongs to the
+/// whole server, and goes with what the test has.
+pub fn daemon_role(url: &str, schema: &str) -> String {
+    if schema.starts_with("sluice_") {
+        return format!("{DAEMON_OF}{schema}");
+    }
+    let database = url.rsplit('/').next().unwrap_or_default();
+    let database = database.split('?').next().unwrap_or_default();
+    format!("{DAEMON_OF}{database}")
+}
+
+/// The lock is that of deploy/grants.sql, which changes the rights of the same tables.
+fn forget_role(role: &str) -> String {
+    format!(
+        "DO $$ BEGIN
+            PERFORM pg_advisory_xact_lock(hashtext('sluice grants'));
+            IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN
+                DROP OWNED BY {role};
+                DROP ROLE {role};
+            END IF;
+         END $$"
+    )
 }
 
 async fn pool(url: &str) -> PgPool {
