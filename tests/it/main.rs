@@ -20,6 +20,7 @@ mod effects;
 mod engine;
 mod http;
 mod inbox;
+mod logs;
 mod model;
 mod outage;
 mod promises;
