@@ -140,12 +140,13 @@ impl CamundaTables {
         }
     }
 
-    /// What the engine's schema is, read once; an engine that must not be written to is an outage.
+    /// What the engine's schema is, read once; an engine that must not be written to is an outage, and is
+    /// asked again until it may be.
     async fn schema(&self, tx: &mut Tx) -> Result<Arc<EngineSchema>, DbError> {
         let known = self.known_schema().as_ref().map(|(s, _)| Arc::clone(s));
         let schema = match known {
-            Some(schema) => schema,
-            None => self.read_schema(tx).await?,
+            Some(schema) if schema.usable().is_ok() => schema,
+            _ => self.read_schema(tx).await?,
         };
         schema.usable()?;
         Ok(schema)
@@ -287,8 +288,9 @@ impl Engine<Tx> for CamundaTables {
             self.read_schema(tx).await?;
         }
         self.schema(tx).await?;
-        self.definitions.refresh(tx, &self.tables).await?;
-        let state = backlog::backlog(tx, &self.tables, &self.name).await?;
+        let definitions = self.definitions.refresh(tx, &self.tables).await;
+        self.upgraded(definitions)?;
+        let state = self.upgraded(backlog::backlog(tx, &self.tables, &self.name).await)?;
         let runnable = i64::try_from(state.backlog).unwrap_or(i64::MAX);
         self.backlog.store(runnable, Ordering::Relaxed);
         let queue = wake::has_queue(tx, &self.tables, &self.name).await?;

@@ -75,10 +75,11 @@ impl DbError {
 
     /// Whether an outage's error could come from what the batch holds: a statement that never fits its
     /// time limit, an error that nobody knows. A broken connection, a full disk, a table or column that
-    /// went away, a missing privilege cannot: the statements are the same for every batch.
+    /// went away, a missing privilege cannot: the statements are the same for every batch. Nor can a
+    /// column that gets no value, where that is an outage and not data: an engine's new column.
     pub fn may_be_the_batch(&self) -> bool {
         match (self.code(), &self.source) {
-            (Some(code), _) => !is_about_the_server(&code),
+            (Some(code), _) => code != NOT_NULL && !is_about_the_server(&code),
             (None, sqlx::Error::Io(cause)) => cause.kind() == std::io::ErrorKind::TimedOut,
             (None, _) => false,
         }
@@ -172,6 +173,9 @@ fn classify(error: &sqlx::Error) -> Class {
     }
 }
 
+/// By SQLSTATE: a column that must have a value got none.
+const NOT_NULL: &str = "23502";
+
 /// By SQLSTATE: connection, feature, transaction state, authorization, prepared statement, database,
 /// schema, syntax and names, resources, shutdown, system.
 fn is_about_the_server(code: &str) -> bool {
@@ -186,7 +190,7 @@ fn classify_postgres(code: &str) -> Class {
     match code {
         // Data exceptions; a value too long or null or out of a check; too large for a row.
         _ if code.starts_with("22") => Class::Data,
-        "23502" | "23514" | "54000" => Class::Data,
+        NOT_NULL | "23514" | "54000" => Class::Data,
         // A definition that went away, an id or claim that somebody else took: match again.
         "23503" | "23505" | "40001" | "40P01" | "55P03" => Class::Again,
         _ => Class::Outage,

@@ -11,6 +11,7 @@
 mod asks;
 mod broadcast;
 mod constructs;
+mod copy;
 mod history;
 mod levels;
 mod oracle;
@@ -19,6 +20,7 @@ mod plans;
 mod proof;
 mod races;
 mod start;
+mod upgrade;
 mod values;
 mod waiting;
 

@@ -4,14 +4,12 @@
 //! counts what is read of it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::PgPool;
 
-use super::{Node, Place};
-use crate::rig::{Database, Rig};
+use super::Node;
+use super::copy::Copy;
 
 /// Instances, each with a subscription, a job, four variables and a history; and as many waiting rows.
 const ROWS: i64 = 20_000;
@@ -63,28 +61,6 @@ fn routes() -> Vec<(&'static str, String)> {
     .into()
 }
 
-/// The engine's tables without a row, in a database of their own.
-async fn copy_of_the_engines_tables() -> Database {
-    let rig = Rig::get();
-    let database = rig.database().await;
-    let mut dump = tokio::process::Command::new("pg_dump")
-        .args(["--schema-only", "--no-owner", "--no-privileges"])
-        .args(["--table", "public.act_*", "-d", &rig.engine_database_url()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("pg_dump is there");
-    let out: Stdio = dump.stdout.take().expect("piped").try_into().unwrap();
-    let psql = tokio::process::Command::new("psql")
-        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &database.url()])
-        .stdin(out)
-        .stdout(Stdio::null())
-        .status()
-        .await
-        .expect("psql is there");
-    assert!(dump.wait().await.unwrap().success() && psql.success());
-    database
-}
-
 /// Analysed while they are empty, and never again by the server itself.
 const EMPTY: &str = "
     DO $$ DECLARE t text; BEGIN
@@ -92,9 +68,7 @@ const EMPTY: &str = "
                   WHERE schemaname NOT IN ('pg_catalog', 'information_schema') LOOP
             EXECUTE format('ALTER TABLE %s SET (autovacuum_enabled = false)', t);
             EXECUTE format('ANALYZE %s', t);
-        END LOOP; END $$;
-    INSERT INTO act_ge_property VALUES ('historyLevel', '3', 1);
-    INSERT INTO act_re_deployment (id_, name_) VALUES ('d', 'd');";
+        END LOOP; END $$";
 
 /// Half of the instances may only be carried to by variant C, the others by variant B.
 const FULL: &str = "
@@ -150,40 +124,22 @@ const WAITING: &str = "
       FROM {rows}, LATERAL (
            SELECT CASE n % 1000 WHEN {some} THEN 'k' || n ELSE n || 'nobody{some}' END AS key) k";
 
-async fn run(pool: &PgPool, sql: &str) {
-    let sql = sql.replace("{rows}", &format!("generate_series(1, {ROWS}) n"));
-    sqlx::raw_sql(AssertSqlSafe(sql))
-        .execute(pool)
-        .await
-        .unwrap();
+/// `{rows}` stands for as many rows of a column `n`.
+async fn fill(copy: &Copy, sql: &str) {
+    let rows = format!("generate_series(1, {ROWS}) n");
+    copy.run(&sql.replace("{rows}", &rows)).await;
 }
 
-async fn fill(pool: &PgPool) {
-    for model in ["receive-then-task", "fork-shared-catcher"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/bpmn");
-        let text = std::fs::read_to_string(folder.join(format!("{model}.bpmn"))).unwrap();
-        let sql = "INSERT INTO act_ge_bytearray (id_, rev_, name_, deployment_id_, bytes_)
-                   VALUES ($1, 1, $1, 'd', $2)";
-        sqlx::query(sql)
-            .bind(model)
-            .bind(text.replace("_suffix", "").into_bytes())
-            .execute(pool)
-            .await
-            .unwrap();
-    }
-    run(pool, FULL).await;
-}
-
-async fn let_wait(pool: &PgPool, some: i64, reason: &str) {
+async fn let_wait(copy: &Copy, some: i64, reason: &str) {
     let sql = WAITING
         .replace("{some}", &some.to_string())
         .replace("{reason}", reason);
-    run(pool, &sql).await;
+    fill(copy, &sql).await;
 }
 
 /// A node at work beside the big tables.
 struct Watched<'a> {
-    place: &'a Place,
+    copy: &'a Copy,
     node: &'a Node<'a>,
 }
 
@@ -206,14 +162,14 @@ impl Watched<'_> {
     }
 
     async fn reads(&self) -> Reads {
-        tell(&self.place.pool).await;
+        tell(&self.copy.place.pool).await;
         tell(self.node.inbox.pool()).await;
         let rows: Vec<(String, i64, i64)> = sqlx::query_as(
             "SELECT relname::text, seq_scan, coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
               WHERE n_live_tup >= $1",
         )
         .bind(ROWS / 2)
-        .fetch_all(&self.place.pool)
+        .fetch_all(&self.copy.place.pool)
         .await
         .unwrap();
         assert_eq!(rows.len(), 11, "{rows:?}");
@@ -245,7 +201,7 @@ impl Watched<'_> {
     }
 
     async fn every_confirm(&self) {
-        run(&self.place.pool, JOBS_RAN).await;
+        self.copy.run(JOBS_RAN).await;
         while self.count(CLAIMS).await > 0 {
             self.see("confirm", &[], async || self.node.confirm().await)
                 .await;
@@ -279,7 +235,7 @@ impl Watched<'_> {
     }
 
     async fn count(&self, sql: &'static str) -> i64 {
-        let count = sqlx::query_scalar(sql).fetch_one(&self.place.pool);
+        let count = sqlx::query_scalar(sql).fetch_one(&self.copy.place.pool);
         count.await.unwrap()
     }
 }
@@ -356,21 +312,20 @@ fn kinds() -> [Kind; 11] {
 
 #[tokio::test]
 async fn no_batch_and_no_sweep_reads_a_big_table_from_end_to_end() {
-    let database = copy_of_the_engines_tables().await;
-    let rig = Rig::get();
-    let schema = rig.postgres.schema(database.name());
-    let place = Place::beside(schema, rig.engine(), &[]).await;
-    run(&place.pool, EMPTY).await;
-    fill(&place.pool).await;
-    let node = place.new_node(&routes());
+    let copy = Copy::of_the_engines_tables().await;
+    copy.run(EMPTY).await;
+    copy.deploy(&["receive-then-task", "fork-shared-catcher"])
+        .await;
+    fill(&copy, FULL).await;
+    let node = copy.place.new_node(&routes());
     let watched = Watched {
-        place: &place,
+        copy: &copy,
         node: &node,
     };
     for round in 0..2 {
-        let_wait(&place.pool, round * 500, "no_subscription").await;
+        let_wait(&copy, round * 500, "no_subscription").await;
         if round == 1 {
-            run(&place.pool, "ANALYZE").await;
+            copy.run("ANALYZE").await;
         }
         watched.refresh().await;
         watched.every_batch(round).await;
@@ -381,7 +336,7 @@ async fn no_batch_and_no_sweep_reads_a_big_table_from_end_to_end() {
         watched.every_wake().await;
         watched.every_confirm().await;
     }
-    let_wait(&place.pool, 1, "backlog").await;
+    let_wait(&copy, 1, "backlog").await;
     watched.refresh().await;
     watched.wake().await;
 }
