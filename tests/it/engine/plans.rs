@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use sluice::engine::Engine as _;
+use sluice::inbox::Inbox as _;
 use sqlx::PgPool;
 
 use super::Node;
@@ -75,8 +77,8 @@ const FULL: &str = "
     INSERT INTO act_re_procdef
            (id_, rev_, key_, version_, deployment_id_, resource_name_, suspension_state_)
     SELECT 'p' || n, 1,
-           CASE n WHEN 1 THEN 'receive-then-task' WHEN 2 THEN 'fork-shared-catcher' ELSE 'other' || n END,
-           1, 'd', CASE n WHEN 2 THEN 'fork-shared-catcher' ELSE 'receive-then-task' END, 1
+           CASE n WHEN 1 THEN 'receive-then-task' WHEN 2 THEN 'fork-shared-catcher' ELSE 'other' || n % 5 END,
+           n, 'd', CASE n WHEN 2 THEN 'fork-shared-catcher' ELSE 'receive-then-task' END, 1
       FROM generate_series(1, 20) n;
     INSERT INTO act_ru_execution
            (id_, rev_, proc_inst_id_, root_proc_inst_id_, business_key_, proc_def_id_, suspension_state_)
@@ -234,6 +236,17 @@ impl Watched<'_> {
         self.see("refresh", &[], refresh).await;
     }
 
+    /// What `sluice check --connect` asks.
+    async fn check(&self) {
+        let check = async || {
+            let mut tx = self.node.inbox.begin().await.unwrap();
+            self.node.engine.inspect(&mut tx).await.unwrap();
+            self.node.engine.foresee(&mut tx, &[]).await.unwrap();
+            self.node.inbox.commit(tx).await.unwrap();
+        };
+        self.see("check", &[], check).await;
+    }
+
     async fn count(&self, sql: &'static str) -> i64 {
         let count = sqlx::query_scalar(sql).fetch_one(&self.copy.place.pool);
         count.await.unwrap()
@@ -328,6 +341,7 @@ async fn no_batch_and_no_sweep_reads_a_big_table_from_end_to_end() {
             copy.run("ANALYZE").await;
         }
         watched.refresh().await;
+        watched.check().await;
         watched.every_batch(round).await;
         let variants = "SELECT count(DISTINCT variant) FROM pending";
         assert_eq!(watched.count(variants).await, 2);
