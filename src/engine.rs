@@ -218,8 +218,8 @@ pub trait Matched<Tx>: Send {
 pub struct EngineState {
     /// Our own runnable jobs that are not finished.
     pub backlog: u64,
-    /// Our own jobs that will not run by themselves: no retries left, suspended, or deployed nowhere.
+    /// Our own jobs that will not run by themselves: no retries left, or suspended.
     pub blocked: u64,
-    /// For people: what blocks, at most a handful.
+    /// For people: what blocks, at most a handful, and what no engine node takes although it could.
     pub blocked_details: Vec<String>,
 }

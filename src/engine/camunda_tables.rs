@@ -258,6 +258,7 @@ impl Engine<Tx> for CamundaTables {
             return Ok(Vec::new());
         }
         let queued = wake::queued(tx, &self.tables, &self.name, routes, limit).await?;
+        self.queue.store(!queued.is_empty(), Ordering::Relaxed);
         let mut rows: Vec<Woken> = queued.into_iter().map(Woken::of).collect();
         let rest = limit - i64::try_from(rows.len()).unwrap_or(limit);
         if rest > 0 {
@@ -293,8 +294,6 @@ impl Engine<Tx> for CamundaTables {
         let state = self.upgraded(backlog::backlog(tx, &self.tables, &self.name).await)?;
         let runnable = i64::try_from(state.backlog).unwrap_or(i64::MAX);
         self.backlog.store(runnable, Ordering::Relaxed);
-        let queue = wake::has_queue(tx, &self.tables, &self.name).await?;
-        self.queue.store(queue, Ordering::Relaxed);
         Ok(state)
     }
 

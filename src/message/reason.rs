@@ -77,7 +77,7 @@ pub enum WaitReason {
     Unsupported,
     /// Another message is pending for the same subscription.
     Busy,
-    /// What it waits for will not run by itself: no retries left, suspended, or deployed nowhere.
+    /// What it waits for will not run by itself: no retries left, or suspended.
     Blocked,
     /// `max_backlog` of our own runnable jobs are unfinished.
     Backlog,

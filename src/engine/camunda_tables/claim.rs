@@ -25,7 +25,7 @@ use crate::inbox::{DbError, RowId};
 use crate::message::{Value, Variable};
 
 /// The name of the receipt; below history level full it is followed by the row's id.
-const RECEIPT: &str = "sluice_receipt";
+pub(super) const RECEIPT: &str = "sluice_receipt";
 
 /// How a message is carried to its subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

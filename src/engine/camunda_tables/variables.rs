@@ -13,6 +13,7 @@
 //! Source of the rule: the engine's value serializers, read back from rows that it wrote itself.
 
 use super::Tx;
+use super::claim::RECEIPT;
 use super::schema::EngineSchema;
 use super::tables::Tables;
 use crate::inbox::DbError;
@@ -187,7 +188,18 @@ pub(super) fn fits(message: &Message) -> Result<(), Undecodable> {
             });
         }
     }
-    message.variables.iter().try_for_each(variable)
+    message.variables.iter().try_for_each(|own| {
+        if own.name.starts_with(RECEIPT) {
+            return Err(Undecodable {
+                reason: DeadReason::Refused,
+                detail: format!(
+                    "variable {:?}: names like this are Sluice's receipts",
+                    own.name
+                ),
+            });
+        }
+        variable(own)
+    })
 }
 
 fn tenant(tenant: &Tenant) -> Result<(), Undecodable> {

@@ -43,20 +43,6 @@ pub(super) async fn queued(
     Ok(row_ids(&rows))
 }
 
-/// Whether any row waits for the backlog.
-pub(super) async fn has_queue(tx: &mut Tx, tables: &Tables, engine: &str) -> Result<bool, DbError> {
-    sqlx::query_scalar(tables.sql(
-        "/* camunda_tables.has_queue */
-         SELECT (SELECT true FROM {s}inbox w
-                  WHERE w.engine = $1 AND w.state = 'waiting' AND w.reason = 'backlog'
-                  ORDER BY w.id LIMIT 1) IS NOT NULL",
-    ))
-    .bind(engine)
-    .fetch_one(&mut **tx)
-    .await
-    .map_err(DbError::of("engine queue"))
-}
-
 /// Where a round of the wake ended: what it looked at last. The default stands before everything, because
 /// no announced row has an empty business key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -193,7 +193,7 @@ async fn at_audit_every_message_has_a_receipt_of_its_own_that_proves_it() {
 }
 
 #[tokio::test]
-async fn below_audit_what_cannot_be_proven_is_said_in_plain_sight() {
+async fn what_is_promised_is_printed_where_a_history_below_audit_proves_less() {
     for (level, of_start) in [("activity", [1, 0, 0, 0]), ("none", [0, 0, 0, 0])] {
         let (_server, place) = engine_at(level).await;
         let engine = &place.engine;

@@ -182,8 +182,13 @@ async fn what_the_engines_columns_cannot_hold_is_dead_before_any_transaction() {
     let key = "[correlate]
         message_name = 'Paid'
         correlation_keys = { v = '$.v' }";
+    let receipt = "[correlate]
+        message_name = 'Paid'
+        business_key = '$.key'
+        variables = { sluice_receipt = '$.v' }";
     let node = place
         .node(&[
+            ("receipt", receipt.to_owned()),
             ("text", route.to_owned()),
             ("json", as_json.to_owned()),
             ("key", key.to_owned()),
@@ -213,6 +218,7 @@ async fn what_the_engines_columns_cannot_hold_is_dead_before_any_transaction() {
             "dead/refused",
         ),
         ("key", json!({ "v": { "a": 1 } }), "dead/refused"),
+        ("receipt", json!({ "key": "k", "v": 1 }), "dead/refused"),
     ];
     for (number, (route, payload, state)) in cases.into_iter().enumerate() {
         node.send_all(&[(route, &number.to_string(), payload)])

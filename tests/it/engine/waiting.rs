@@ -218,7 +218,7 @@ async fn a_start_without_retries_blocks_the_messages_of_its_business_key() {
 }
 
 #[tokio::test]
-async fn the_engine_gets_no_more_than_max_backlog_and_the_rest_in_order() {
+async fn the_engines_backlog_is_bounded_and_the_rest_goes_in_order() {
     let place = Place::still().await;
     let engine = &place.engine;
     let deployment = engine.deploy(&["receive-then-task", "message-start"]).await;
@@ -338,4 +338,53 @@ async fn a_round_that_may_not_take_every_free_row_goes_on_there_the_next_time() 
     // And a round that may take all takes each once, wherever it begins.
     assert_eq!(woken(10).await, [ids[1], ids[2], ids[3], ids[4], ids[0]]);
     assert_eq!(woken(10).await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_job_that_no_engine_node_takes_is_told_of() {
+    let place = Place::still().await;
+    let engine = &place.engine;
+    let deployment = engine.deploy(&["receive-then-task"]).await;
+    let process = deployment.name("receive-then-task");
+    let node = place.node(&routes()).await;
+    let key = unique();
+    engine.start(&process, Some(&key), json!({})).await;
+    let payload = json!({ "name": deployment.name("Paid"), "key": key });
+    node.send("by-key", "one", payload).await;
+    assert_eq!(node.refresh().await.blocked_details, Vec::<String>::new());
+    sqlx::query("UPDATE pending SET handed_at = handed_at - interval '10 min'")
+        .execute(&place.pool)
+        .await
+        .unwrap();
+    let state = node.refresh().await;
+    assert_eq!((state.backlog, state.blocked), (1, 0));
+    let said = &state.blocked_details[0];
+    assert!(
+        said.contains("taken 1 of our jobs") && said.contains(&process),
+        "{said}"
+    );
+    place.run_job("one").await;
+    node.confirm().await;
+    assert_eq!(node.refresh().await.blocked_details, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn rows_of_a_route_that_is_gone_do_not_make_the_others_queue() {
+    let place = Place::still().await;
+    let engine = &place.engine;
+    let deployment = engine.deploy(&["message-start"]).await;
+    let payload = |key: &str| json!({ "name": deployment.name("OrderPlaced"), "key": key });
+    let (first, second) = (unique(), unique());
+    let old = place
+        .node_with(json!({ "max_backlog": 1 }), &[("gone", START.to_owned())])
+        .await;
+    old.send("gone", &first, payload(&first)).await;
+    let row = old.send("gone", &second, payload(&second)).await;
+    assert_eq!(row.is(), "waiting/backlog");
+
+    let new = place.node(&routes()).await;
+    new.wake().await;
+    let key = unique();
+    let row = new.send("start", &key, payload(&key)).await;
+    assert_eq!(row.is(), "done");
 }
