@@ -176,18 +176,33 @@ pub fn kafka_lag(source: &str, topic: &str, partition: i32, lag: Option<i64>) {
     let lag = lag.map_or(0.0, |lag| lag as f64);
     gauge!(name::KAFKA_LAG, "source" => source.to_owned(), "topic" => topic.to_owned(), "partition" => partition.to_string())
         .set(lag);
-    // Topics are not known before Kafka assigns them: this is when their counter begins.
-    below_low_watermark(source, topic, 0);
+    // Topics are not known before Kafka assigns them: this is when their counters begin.
+    for counter in [
+        name::KAFKA_BELOW_LOW_WATERMARK,
+        name::KAFKA_PARTITIONS_MET,
+        name::KAFKA_SKIPPED_TO_END,
+    ] {
+        of_topic(counter, source, topic, 0);
+    }
 }
 
 /// The broker had already deleted records that this group had not read.
 pub fn kafka_offset_below_low_watermark(source: &str, topic: &str) {
-    below_low_watermark(source, topic, 1);
+    of_topic(name::KAFKA_BELOW_LOW_WATERMARK, source, topic, 1);
 }
 
-fn below_low_watermark(source: &str, topic: &str, partitions: u64) {
-    counter!(name::KAFKA_BELOW_LOW_WATERMARK, "source" => source.to_owned(), "topic" => topic.to_owned())
-        .increment(partitions);
+/// The group had committed nothing of a partition, and begins with its oldest record.
+pub fn kafka_partition_met(source: &str, topic: &str) {
+    of_topic(name::KAFKA_PARTITIONS_MET, source, topic, 1);
+}
+
+/// The group had committed nothing of a topic, and `start = "latest"` skipped what is there.
+pub fn kafka_skipped_to_end(source: &str, topic: &str) {
+    of_topic(name::KAFKA_SKIPPED_TO_END, source, topic, 1);
+}
+
+fn of_topic(counter: &'static str, source: &str, topic: &str, times: u64) {
+    counter!(counter, "source" => source.to_owned(), "topic" => topic.to_owned()).increment(times);
 }
 
 /// Our own unfinished jobs in the engine.

@@ -39,6 +39,8 @@ catalogue! {
     SOURCE_RECONNECTS = "sluice_source_reconnects_total", Counter, Count, "Connections that a source opened after its first one.";
     KAFKA_LAG = "sluice_kafka_lag", Gauge, Count, "Records between the committed offset and the end of the partition.";
     KAFKA_BELOW_LOW_WATERMARK = "sluice_kafka_offset_below_low_watermark_total", Counter, Count, "Partitions whose committed offset was older than the oldest record: records were lost before they were read.";
+    KAFKA_PARTITIONS_MET = "sluice_kafka_partitions_met_total", Counter, Count, "Partitions of which the group had committed nothing, and that began with their oldest record.";
+    KAFKA_SKIPPED_TO_END = "sluice_kafka_skipped_to_end_total", Counter, Count, "Times that start = latest skipped all records of a topic, because the group had committed nothing of it.";
     ENGINE_BACKLOG = "sluice_engine_backlog", Gauge, Count, "Jobs of Sluice in the engine that are not finished, by whether they can run.";
     ENGINE_UP = "sluice_engine_up", Gauge, Count, "Whether the engine answers (1) or not (0).";
     RECOVERED = "sluice_recovered_total", Counter, Count, "Rows that a sweep moved on.";

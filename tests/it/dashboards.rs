@@ -38,6 +38,8 @@ fn record_everything() {
     metrics::ack_failed("payments");
     metrics::kafka_lag("payments", "payments", 0, Some(12));
     metrics::kafka_offset_below_low_watermark("payments", "payments");
+    metrics::kafka_partition_met("payments", "payments");
+    metrics::kafka_skipped_to_end("payments", "payments");
     metrics::delivered("payments", false);
     metrics::delivered("payments", true);
     let route = Some("payment-received");
@@ -236,6 +238,8 @@ async fn what_is_announced_before_anything_happened_has_the_names_of_what_comes(
         "sluice_inbox_rows",
         "sluice_kafka_lag",
         "sluice_kafka_offset_below_low_watermark_total",
+        "sluice_kafka_partitions_met_total",
+        "sluice_kafka_skipped_to_end_total",
     ];
     assert_eq!(late, known_later);
 }

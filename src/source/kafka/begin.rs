@@ -2,12 +2,21 @@
 //!
 //! librdkafka's own reset is `error`, because it resets without a word: a committed offset that the
 //! broker no longer has would silently become the newest or the oldest one.
+//!
+//! `latest` is a moment and not a property of a partition: the first member that finds nothing committed
+//! of a topic commits the ends of all its partitions. A partition without an offset was added later, all
+//! its records came after the moment, and it begins with the oldest. Invariant: nothing is skipped of a
+//! topic of which the group has committed anything.
+
+use std::collections::BTreeSet;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::config::Start;
+use super::shared::list;
 use crate::metrics;
 use crate::source::SourceError;
 use crate::units::Span;
@@ -26,10 +35,7 @@ enum Begin {
     /// Where the group stood.
     Committed(i64),
     /// Nothing is committed: the oldest record.
-    Earliest(i64),
-    /// Nothing is committed: the next record. To be committed at once, or a second start would skip
-    /// what came in between.
-    Latest(i64),
+    Oldest(i64),
     /// The broker deleted records that were never read; the oldest record that is left.
     Lost { low: i64 },
     /// The group stood behind the end: the topic was recreated, or its tail was lost.
@@ -37,13 +43,12 @@ enum Begin {
 }
 
 /// `low` is the first offset that the broker still has, `high` the one that the next record gets.
-fn decide(start: Start, committed: Option<i64>, low: i64, high: i64) -> Begin {
-    match (committed, start) {
-        (Some(offset), _) if offset < low => Begin::Lost { low },
-        (Some(offset), _) if offset > high => Begin::Beyond { high },
-        (Some(offset), _) => Begin::Committed(offset),
-        (None, Start::Earliest) => Begin::Earliest(low),
-        (None, Start::Latest) => Begin::Latest(high),
+fn decide(committed: Option<i64>, low: i64, high: i64) -> Begin {
+    match committed {
+        Some(offset) if offset < low => Begin::Lost { low },
+        Some(offset) if offset > high => Begin::Beyond { high },
+        Some(offset) => Begin::Committed(offset),
+        None => Begin::Oldest(low),
     }
 }
 
@@ -55,61 +60,133 @@ pub(super) fn resolve<C: ConsumerContext>(
     start: Start,
     limit: Span,
 ) -> Result<Vec<Position>, SourceError> {
-    let asked = |what: &str, cause: KafkaError| SourceError::new(what).because(cause);
-    // The lists that the client returns must be gone before the consumer is dropped, or it waits for
-    // ever; they live no longer than this function.
-    let committed = consumer
-        .committed_offsets(partitions.clone(), limit.0)
-        .map_err(|cause| asked("cannot read the group's committed offsets", cause))?;
-    let mut positions = Vec::new();
-    let mut fresh = TopicPartitionList::new();
-    for element in committed.elements() {
-        let (topic, partition) = (element.topic(), element.partition());
-        element
-            .error()
-            .map_err(|cause| asked("cannot read the group's committed offsets", cause))?;
-        let committed = match element.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        };
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, limit.0)
-            .map_err(|cause| {
-                asked(
-                    &format!("cannot read the bounds of {topic}/{partition}"),
-                    cause,
-                )
-            })?;
-        let begin = decide(start, committed, low, high);
-        let offset = announce(begin, source, topic, partition, committed)?;
-        if let Begin::Latest(offset) = begin {
-            fresh
-                .add_partition_offset(topic, partition, Offset::Offset(offset))
-                .map_err(|cause| asked("cannot note the newest offset", cause))?;
+    let broker = Broker { consumer, limit };
+    let mut committed = broker.committed(partitions)?;
+    if start == Start::Latest {
+        let unknown = committed.iter().filter(|at| at.offset.is_none());
+        let topics: BTreeSet<&str> = unknown.map(|at| at.topic.as_str()).collect();
+        for topic in &topics {
+            broker.meet(source, topic)?;
         }
-        positions.push(Position {
-            topic: topic.to_owned(),
-            partition,
-            offset,
-        });
+        if !topics.is_empty() {
+            committed = broker.committed(partitions)?;
+        }
     }
-    if fresh.count() > 0 {
-        consumer
-            .commit(&fresh, CommitMode::Sync)
-            .map_err(|cause| asked("cannot commit where `start = \"latest\"` begins", cause))?;
+    committed
+        .into_iter()
+        .map(|at| {
+            let (low, high) = broker.watermarks(&at.topic, at.partition)?;
+            let begin = decide(at.offset, low, high);
+            let offset = announce(begin, source, &at)?;
+            Ok(Position {
+                topic: at.topic,
+                partition: at.partition,
+                offset,
+            })
+        })
+        .collect()
+}
+
+/// How far the group has come in a partition.
+struct Stand {
+    topic: String,
+    partition: i32,
+    offset: Option<i64>,
+}
+
+/// Questions about offsets. The lists that the client returns must be gone before the consumer is
+/// dropped, or it waits for ever; they live no longer than a question.
+struct Broker<'a, C: ConsumerContext> {
+    consumer: &'a BaseConsumer<C>,
+    limit: Span,
+}
+
+impl<C: ConsumerContext> Broker<'_, C> {
+    fn committed(&self, partitions: &TopicPartitionList) -> Result<Vec<Stand>, SourceError> {
+        let asked =
+            |cause| SourceError::new("cannot read the group's committed offsets").because(cause);
+        let committed = self
+            .consumer
+            .committed_offsets(partitions.clone(), self.limit.0)
+            .map_err(asked)?;
+        let stand = |element: &TopicPartitionListElem<'_>| {
+            element.error().map_err(asked)?;
+            Ok(Stand {
+                topic: element.topic().to_owned(),
+                partition: element.partition(),
+                offset: match element.offset() {
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
+                },
+            })
+        };
+        committed.elements().iter().map(stand).collect()
     }
-    Ok(positions)
+
+    fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), SourceError> {
+        let asked = |cause| {
+            SourceError::new(format!("cannot read the bounds of {topic}/{partition}"))
+                .because(cause)
+        };
+        self.consumer
+            .fetch_watermarks(topic, partition, self.limit.0)
+            .map_err(asked)
+    }
+
+    /// Every partition of a topic, whoever has it.
+    fn all(&self, topic: &str) -> Result<TopicPartitionList, SourceError> {
+        let asked = |cause| {
+            SourceError::new(format!("cannot read the partitions of {topic}")).because(cause)
+        };
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(topic), self.limit.0)
+            .map_err(asked)?;
+        let mut all = TopicPartitionList::new();
+        for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
+            all.add_partition(topic, partition.id());
+        }
+        Ok(all)
+    }
+
+    /// Commits where the topic ends now, if the group has committed nothing of it yet.
+    ///
+    /// A member that does so at the same moment commits ends that are as good.
+    fn meet(&self, source: &str, topic: &str) -> Result<(), SourceError> {
+        let stands = self.committed(&self.all(topic)?)?;
+        if stands.iter().any(|at| at.offset.is_some()) {
+            return Ok(());
+        }
+        let mut ends = Vec::with_capacity(stands.len());
+        for at in stands {
+            let (_, high) = self.watermarks(topic, at.partition)?;
+            ends.push(Position {
+                topic: at.topic,
+                partition: at.partition,
+                offset: high,
+            });
+        }
+        list(&ends)
+            .and_then(|ends| self.consumer.commit(&ends, CommitMode::Sync))
+            .map_err(|cause| {
+                SourceError::new("cannot commit where `start = \"latest\"` begins").because(cause)
+            })?;
+        metrics::kafka_skipped_to_end(source, topic);
+        tracing::warn!(
+            source,
+            topic,
+            partitions = ends.len(),
+            "the group has committed nothing of this topic, or the broker has forgotten what it committed: \
+             `start = \"latest\"` skips every record that is there"
+        );
+        Ok(())
+    }
 }
 
 /// Says where the partition begins, loudly if records are lost.
-fn announce(
-    begin: Begin,
-    source: &str,
-    topic: &str,
-    partition: i32,
-    committed: Option<i64>,
-) -> Result<i64, SourceError> {
-    let committed = committed.unwrap_or_default();
+fn announce(begin: Begin, source: &str, at: &Stand) -> Result<i64, SourceError> {
+    let (topic, partition) = (at.topic.as_str(), at.partition);
+    let committed = at.offset.unwrap_or_default();
     match begin {
         Begin::Committed(offset) => {
             tracing::debug!(
@@ -121,23 +198,14 @@ fn announce(
             );
             Ok(offset)
         }
-        Begin::Earliest(offset) => {
+        Begin::Oldest(offset) => {
+            metrics::kafka_partition_met(source, topic);
             tracing::info!(
                 source,
                 topic,
                 partition,
                 offset,
-                "nothing is committed: begins with the oldest record"
-            );
-            Ok(offset)
-        }
-        Begin::Latest(offset) => {
-            tracing::info!(
-                source,
-                topic,
-                partition,
-                offset,
-                "nothing is committed: begins with the next record"
+                "nothing is committed of this partition: begins with the oldest record"
             );
             Ok(offset)
         }
@@ -166,24 +234,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_committed_offset_wins_over_start_unless_the_broker_does_not_have_it() {
-        for start in [Start::Earliest, Start::Latest] {
-            for (committed, expected) in [
-                (5, Begin::Committed(5)),
-                (9, Begin::Committed(9)),
-                (20, Begin::Committed(20)),
-                (4, Begin::Lost { low: 5 }),
-                (0, Begin::Lost { low: 5 }),
-                (21, Begin::Beyond { high: 20 }),
-            ] {
-                assert_eq!(
-                    decide(start, Some(committed), 5, 20),
-                    expected,
-                    "{start:?} {committed}"
-                );
-            }
+    fn a_partition_begins_where_the_group_stood_unless_the_broker_does_not_have_that() {
+        for (committed, expected) in [
+            (Some(5), Begin::Committed(5)),
+            (Some(9), Begin::Committed(9)),
+            (Some(20), Begin::Committed(20)),
+            (Some(4), Begin::Lost { low: 5 }),
+            (Some(0), Begin::Lost { low: 5 }),
+            (Some(21), Begin::Beyond { high: 20 }),
+            (None, Begin::Oldest(5)),
+        ] {
+            assert_eq!(decide(committed, 5, 20), expected, "{committed:?}");
         }
-        assert_eq!(decide(Start::Earliest, None, 5, 20), Begin::Earliest(5));
-        assert_eq!(decide(Start::Latest, None, 5, 20), Begin::Latest(20));
     }
 }

@@ -28,7 +28,8 @@ pub struct KafkaConfig {
     /// Which protocol the group speaks; `consumer` needs brokers of version 4.0. All members must agree.
     #[serde(default)]
     pub group_protocol: GroupProtocol,
-    /// Where a partition begins for which the group has committed nothing yet.
+    /// Where the group begins in a topic of which it has committed nothing. A partition that is added
+    /// later begins with its oldest record, whatever stands here.
     #[serde(default)]
     pub start: Start,
     /// After this long without a sign of life the broker gives a node's partitions to the others; with
@@ -60,14 +61,16 @@ pub struct KafkaConfig {
     pub librdkafka_options: BTreeMap<String, String>,
 }
 
-/// Where a partition without a committed offset begins.
+/// Where the group begins in a topic of which it has committed nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
     /// With the oldest record that the broker still has.
     #[default]
     Earliest,
-    /// With the first record after this moment; the moment is committed at once.
+    /// With the first record after this moment; the moment is committed at once. When the broker has
+    /// forgotten what the group committed (`offsets.retention.minutes` without a member, 7 days unless
+    /// set), this moment comes again, and what came since is skipped: warned and counted.
     Latest,
 }
 
@@ -256,6 +259,8 @@ impl KafkaConfig {
                 "fetch.message.max.bytes",
                 fetch.min(1024 * 1024).to_string(),
             )
+            // Partitions that are added are read this soon.
+            .set("topic.metadata.refresh.interval.ms", "30000")
             .set("fetch.queue.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "2000");
         match self.group_protocol {

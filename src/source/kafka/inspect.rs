@@ -5,7 +5,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::config::KafkaConfig;
+use super::config::{KafkaConfig, Start};
 use super::context::Context;
 use super::fault;
 use super::poll::{self, Plan};
@@ -37,7 +37,7 @@ pub(super) async fn look(
 
 /// Blocks: the client answers in no other way, and blocks when it is dropped.
 fn positions(plan: Plan, group: &str) -> Result<Vec<Finding>, SourceError> {
-    let limit = plan.context.limit;
+    let (limit, start) = (plan.context.limit, plan.context.start);
     let consumer: BaseConsumer<Context> = plan
         .client
         .create_with_context(plan.context)
@@ -45,9 +45,8 @@ fn positions(plan: Plan, group: &str) -> Result<Vec<Finding>, SourceError> {
     let mut findings = Vec::new();
     for topic in &plan.topics {
         let partitions = poll::partitions(&consumer, topic, limit.0)?;
-        findings.push(Finding::info(progress(
-            &consumer, topic, partitions, group, limit,
-        )?));
+        let progress = progress(&consumer, topic, partitions, group, limit)?;
+        findings.push(progress.told(start));
     }
     Ok(findings)
 }
@@ -58,7 +57,7 @@ fn progress(
     partitions: usize,
     group: &str,
     limit: Span,
-) -> Result<String, SourceError> {
+) -> Result<Progress, SourceError> {
     let asked = |cause| {
         SourceError::new(format!("cannot read the offsets of topic {topic:?}")).because(cause)
     };
@@ -82,10 +81,29 @@ fn progress(
         };
         lag += high.saturating_sub(next).max(0);
     }
-    Ok(format!(
+    let said = format!(
         "topic {topic:?} has {partitions} partitions; group {group:?} has committed in {known} of them \
          and is {lag} records behind"
-    ))
+    );
+    Ok(Progress { known, lag, said })
+}
+
+/// How far a group has come in a topic.
+struct Progress {
+    /// Partitions in which it has committed an offset.
+    known: usize,
+    lag: i64,
+    said: String,
+}
+
+impl Progress {
+    fn told(self, start: Start) -> Finding {
+        if start == Start::Latest && self.known == 0 && self.lag > 0 {
+            let skips = "it has committed nothing, and `start = \"latest\"` will skip them all";
+            return Finding::warning(format!("{}: {skips}", self.said));
+        }
+        Finding::info(self.said)
+    }
 }
 
 /// A record that is read again after its key was forgotten has a second effect.

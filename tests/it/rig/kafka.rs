@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use futures_util::future::join_all;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -141,7 +141,11 @@ impl Topic {
         for result in results {
             result.expect("the broker makes the topic");
         }
-        // The answer comes before the partitions lead; a producer that is too fast gets an error.
+        self.until_led().await;
+    }
+
+    /// The answer comes before the partitions lead; a producer that is too fast gets an error.
+    async fn until_led(&self) {
         let name = self.name.clone();
         let led = move |client: &BaseConsumer| {
             let metadata = client.fetch_metadata(Some(&name), LIMIT).ok()?;
@@ -156,6 +160,26 @@ impl Topic {
             (count == usize::try_from(self.partitions).ok()?).then_some(())
         })
         .await;
+    }
+
+    /// Adds partitions to the topic under its consumers, until it has this many.
+    pub async fn grow(&mut self, partitions: i32) {
+        let count = usize::try_from(partitions).expect("partitions are counted");
+        let grown = NewPartitions::new(&self.name, count);
+        let options = AdminOptions::new().operation_timeout(Some(LIMIT));
+        let results = self
+            .kafka
+            .admin()
+            .create_partitions([&grown], &options)
+            .await
+            .expect("the broker answers");
+        for result in results {
+            result.expect("the broker adds partitions");
+        }
+        self.partitions = partitions;
+        // The old one does not know them for minutes.
+        self.producer = self.kafka.producer();
+        self.until_led().await;
     }
 
     /// Deletes the topic under its consumers.

@@ -1,5 +1,6 @@
 //! What only a Kafka source does: groups, offsets, and where a partition begins.
 
+mod begin;
 mod silent;
 mod spoiled;
 
