@@ -9,11 +9,13 @@ use crate::inbox::Inbox;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Any number of processes may do this at once; one of them does the work. The schema of version N+1 carries \
-daemons of version N, so migrate first and update the daemons after it.
+Run it as the role that owns Sluice's tables, or may create their schema; the daemon's own role needs neither. \
+Then deploy/grants.sql gives that role its rights, after every migration. Any number of processes may do this at \
+once; one of them does the work. The schema of version N+1 carries daemons of version N, so migrate first and \
+update the daemons after it.
 
 Example:
-  sluice migrate -c sluice.toml")]
+  DATABASE_URL=postgres://owner@db/engine sluice migrate -c sluice.toml")]
 pub struct Arguments {
     /// Print a JSON list of the steps
     #[arg(long)]

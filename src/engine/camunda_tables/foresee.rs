@@ -229,6 +229,14 @@ impl Outlook<'_> {
         if !found.is_empty() {
             return found;
         }
+        let models = || {
+            self.deployed.iter().filter_map(|deployed| {
+                let Definition::Known(process) = &*deployed.definition else {
+                    return None;
+                };
+                Some((deployed, &**process))
+            })
+        };
         let unreadable = self
             .deployed
             .iter()
@@ -236,25 +244,28 @@ impl Outlook<'_> {
                 Definition::Unreadable(why) => Some(why),
                 Definition::Known(_) => None,
             });
-        let any_name = |deployed: &&Deployed| match &*deployed.definition {
-            Definition::Known(process) => process.has_name_expressions,
-            Definition::Unreadable(_) => false,
-        };
-        let dynamic = self.deployed.iter().find(any_name);
-        vec![Finding::warning(match (unreadable, dynamic) {
-            (Some(why), _) => format!(
-                "no deployed model that can be read waits for a message {name:?}; but {why}"
-            ),
-            (None, Some(deployed)) => format!(
+        let only_starts = models().find(|(_, process)| process.message_names.contains(name));
+        let any_name = models().find(|(_, process)| process.has_name_expressions);
+        let text = if let Some((deployed, _)) = only_starts {
+            format!(
+                "a message {name:?} starts {}, and no instance waits for it: messages wait as \
+                 `no_subscription` (`on_no_match = \"start\"` would start one)",
+                deployed.name()
+            )
+        } else if let Some((deployed, _)) = any_name {
+            format!(
                 "no deployed model names a message {name:?}; {} waits for one whose name is an expression, \
                  and could only be given it without a payload (B)",
                 deployed.name()
-            ),
-            (None, None) => format!(
-                "no deployed model waits for a message {name:?}: it will wait as `unknown_message`, or \
-                 `no_subscription`, until one does"
-            ),
-        })]
+            )
+        } else {
+            let but = unreadable.map_or_else(String::new, |why| format!(" (but {why})"));
+            format!(
+                "no deployed model waits for a message {name:?}{but}: messages wait as `unknown_message` \
+                 until one does"
+            )
+        };
+        vec![Finding::warning(text)]
     }
 }
 

@@ -106,6 +106,7 @@ fn every_route(config: Config, of: &Models) -> Config {
         ))
         .with(&correlates("nobody", "NobodyKnowsIt", ""))
         .with(&correlates("any", "$.type", ""))
+        .with(&correlates("starts-only", &placed, ""))
         .with(&correlates("or-start", &placed, "on_no_match = \"start\""))
         .with(&starts("by-message", &by_message(&placed)))
         .with(&starts("by-key", &by_key(&of.plain.name("none-start"))))
@@ -115,6 +116,46 @@ fn every_route(config: Config, of: &Models) -> Config {
         ))
         .with(&starts("no-key", &by_key("nobody")))
 }
+
+/// Of each route: how much it matters, and parts of what is said.
+const EXPECTED: &[(&str, &str, &[&str])] = &[
+    (
+        "one",
+        "info",
+        &["(version 1)", "(C)", "proven by a receipt"],
+    ),
+    (
+        "several",
+        "warning",
+        &["`unsupported`", "both wait for message"],
+    ),
+    ("chosen", "info", &["(B)", "proven by the job's log"]),
+    ("all", "info", &["broadcast"]),
+    (
+        "nobody",
+        "warning",
+        &["no deployed model", "`unknown_message`"],
+    ),
+    ("any", "info", &["comes with each delivery"]),
+    (
+        "starts-only",
+        "warning",
+        &["no instance waits for it", "`no_subscription`"],
+    ),
+    ("or-start", "info", &["is started at", "instance itself"]),
+    ("by-message", "info", &["message-start", "is started at"]),
+    ("by-key", "info", &["none-start", "is started at"]),
+    (
+        "unheard",
+        "error",
+        &["dead as `refused`", "listens from the start"],
+    ),
+    (
+        "no-key",
+        "warning",
+        &["no definition has the key \"nobody\""],
+    ),
+];
 
 /// Each deployed by itself, with message names of its own.
 struct Models {
@@ -146,39 +187,7 @@ async fn check_says_of_every_route_what_will_become_of_its_messages() {
     assert_eq!(migrated.code, 0, "{}", migrated.err);
     let said = folder.sluice(&["check", "--connect", "--json"]);
     let found = said.json();
-    for (route, level, parts) in [
-        (
-            "one",
-            "info",
-            &["(version 1)", "(C)", "proven by a receipt"][..],
-        ),
-        (
-            "several",
-            "warning",
-            &["`unsupported`", "both wait for message"],
-        ),
-        ("chosen", "info", &["(B)", "proven by the job's log"]),
-        ("all", "info", &["broadcast"]),
-        (
-            "nobody",
-            "warning",
-            &["no deployed model", "`unknown_message`"],
-        ),
-        ("any", "info", &["comes with each delivery"]),
-        ("or-start", "info", &["is started at", "instance itself"]),
-        ("by-message", "info", &["message-start", "is started at"]),
-        ("by-key", "info", &["none-start", "is started at"]),
-        (
-            "unheard",
-            "error",
-            &["dead as `refused`", "listens from the start"],
-        ),
-        (
-            "no-key",
-            "warning",
-            &["no definition has the key \"nobody\""],
-        ),
-    ] {
+    for &(route, level, parts) in EXPECTED {
         let said = about(&found, &format!("route {route}"));
         assert_eq!(said.len(), 1, "{route}: {said:?}");
         assert_eq!(said[0].0, level, "{route}: {said:?}");
