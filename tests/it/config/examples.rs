@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sluice::config::{Config, Look};
+use sluice::message::{DeadReason, WaitReason};
 
 /// A file of the project, whatever folder the test runs in.
 fn project(path: &str) -> PathBuf {
@@ -16,6 +17,7 @@ fn anything(name: &str) -> String {
     match name {
         "DATABASE_URL" => "postgres://sluice@localhost/engine".to_owned(),
         "AMQP_URI" => "amqp://localhost".to_owned(),
+        "HTTP_PORT" => "9464".to_owned(),
         _ => format!("any-{}", name.to_ascii_lowercase()),
     }
 }
@@ -39,6 +41,27 @@ fn every_example_file_loads() {
         names.push(name);
     }
     assert!(names.contains(&"sluice.toml".to_owned()), "{names:?}");
+}
+
+#[test]
+fn every_reason_and_every_alert_is_explained() {
+    let readme = std::fs::read_to_string(project("README.md")).unwrap();
+    let reasons = WaitReason::ALL
+        .iter()
+        .map(|reason| reason.as_str())
+        .chain(DeadReason::ALL.iter().map(|reason| reason.as_str()));
+    for reason in reasons {
+        let lines = readme.matches(&format!("\n| `{reason}` |")).count();
+        assert_eq!(lines, 1, "{reason}");
+    }
+    let dashboards = std::fs::read_to_string(project("dashboards/README.md")).unwrap();
+    let alerts = std::fs::read_to_string(project("dashboards/prometheus/alerts.yml")).unwrap();
+    let alerts = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for alert in alerts {
+        assert!(dashboards.contains(&format!("\n| `{alert}` |")), "{alert}");
+    }
 }
 
 #[test]
