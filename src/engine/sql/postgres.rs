@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::postgres::PgDatabaseError;
 use sqlx::{Connection as _, Executor as _};
 
 use super::{Dialect, SqlConfig, Statements, Unprepared, missed, outcome};
@@ -29,9 +30,13 @@ use plan::{Plan, Values};
 /// Errors that say that a statement does not fit the tables: a syntax error or an unknown name, a
 /// feature (or a plan) that is not supported, an unknown schema, a literal that is none of its type.
 const UNPREPARED: [&str; 4] = ["42", "0A", "3F", "22"];
-/// Errors of an execution that are about the message: what the user raises, a violated constraint, a value
-/// that is out of range or no such value, too many rows, a check option, a program limit.
-const ABOUT_THE_MESSAGE: [&str; 6] = ["P0", "23", "22", "21", "44", "54"];
+/// Errors of an execution that are about no message: the connection, the state of the session's transaction
+/// and of its prepared statements, serialization and deadlocks, resources, the administrator's doing and
+/// time limits, the system, a lock that was not to be had. All others are about the message, the user's own
+/// codes (`RAISE … USING ERRCODE = 'ORD01'`) among them: as an outage, one message would stop its source.
+const ABOUT_THE_SERVER: [&str; 8] = ["08", "25", "26", "40", "53", "57", "58", "55P03"];
+/// A missing privilege, and also a policy of row level security, and what a user raises by that name.
+const NOT_ALLOWED: [&str; 1] = ["42501"];
 /// A plan older than this may have been overtaken by a change of the tables.
 const PLAN_IS_FRESH: Duration = Duration::from_mins(1);
 
@@ -114,9 +119,9 @@ impl SqlOnPostgres {
 
     /// Says whom an error is about, and forgets a plan that may not fit the tables any more.
     fn refused(&self, plan: &Plan, error: DbError) -> DbError {
-        let class = if begins_with(&error, &ABOUT_THE_MESSAGE) {
-            Class::Message
-        } else if is_unprepared(&error) {
+        let class = if is_privilege(&error) {
+            Class::Outage
+        } else if is_unprepared(&error) && !begins_with(&error, &["22"]) {
             self.known().plan = None;
             // With a fresh plan it is the statement's own inside that failed, for this message.
             if plan.age() < PLAN_IS_FRESH {
@@ -124,6 +129,8 @@ impl SqlOnPostgres {
             } else {
                 Class::Again
             }
+        } else if error.code().is_some() && !begins_with(&error, &ABOUT_THE_SERVER) {
+            Class::Message
         } else {
             error.class
         };
@@ -133,7 +140,19 @@ impl SqlOnPostgres {
 
 fn is_unprepared(error: &DbError) -> bool {
     // A missing privilege is an outage: it says nothing about the statement.
-    begins_with(error, &UNPREPARED) && !begins_with(error, &["42501"])
+    begins_with(error, &UNPREPARED) && !begins_with(error, &NOT_ALLOWED)
+}
+
+/// Whether our role lacks a privilege, for every message: only the server's own check of its access lists
+/// says so. A policy refuses one row, and `RAISE` one message, by the same code.
+fn is_privilege(error: &DbError) -> bool {
+    let check = error
+        .source
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+        .and_then(PgDatabaseError::routine);
+    begins_with(error, &NOT_ALLOWED)
+        && check.is_none_or(|routine| routine.starts_with("aclcheck_error"))
 }
 
 fn begins_with(error: &DbError, classes: &[&str]) -> bool {

@@ -12,11 +12,12 @@ use sluice::inbox::{Class, Filter, Inbox, StateName};
 use sluice::intake::{Intake, IntakeConfig};
 use sluice::message::{DeadReason, Delivery, Envelope, Receipt, Value};
 use sluice::route::{Route, Routes};
-use sluice::source::OnUnrouted;
+use sluice::source::{Level, OnUnrouted};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{Bench, EFFECT, OPEN, ORDERS, ask, config, drive, message, on_postgres, order};
-use crate::rig::eventually;
+use crate::rig::{eventually, unique};
 
 const TYPES: &str = "CREATE TYPE colour AS ENUM ('red', 'green'); \
     CREATE DOMAIN positive AS int CHECK (VALUE > 0); \
@@ -161,6 +162,104 @@ async fn what_a_user_raises_is_about_the_message() {
         .expect_err("raised");
     assert_eq!(error.class, Class::Message);
     assert!(error.to_string().contains("no way"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_raised_by_a_code_of_the_users_own_is_about_the_message_and_the_servers_troubles_are_not()
+ {
+    let bench = on_postgres().await;
+    bench
+        .run(
+            "CREATE FUNCTION refuse(what text) RETURNS void LANGUAGE plpgsql \
+             AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = what; END $$",
+        )
+        .await;
+    let engine = bench.engine(&config(None, "SELECT refuse(:what)"));
+    for (class, codes) in [
+        (
+            Class::Message,
+            vec![
+                "ORD01", "20000", "2D000", "42501", "55000", "XX000", "28000", "P0002",
+            ],
+        ),
+        (
+            Class::Outage,
+            vec!["08006", "25006", "53100", "57014", "57P01", "58030"],
+        ),
+        (Class::Again, vec!["40001", "40P01", "55P03"]),
+    ] {
+        for code in codes {
+            let refused = drive(&bench, &engine, &[message("m", &[("what", string(code))])]).await;
+            assert_eq!(refused.expect_err(code).class, class, "{code}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_case_that_is_not_found_and_a_commit_inside_are_about_the_message() {
+    let bench = on_postgres().await;
+    bench
+        .run(
+            "CREATE FUNCTION pick(n int) RETURNS int LANGUAGE plpgsql \
+             AS $$ BEGIN CASE n WHEN 1 THEN RETURN 1; END CASE; END $$; \
+             CREATE PROCEDURE finish() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$",
+        )
+        .await;
+    for (apply, code) in [("SELECT pick(:n)", "20000"), ("CALL finish()", "2D000")] {
+        let engine = bench.engine(&config(None, apply));
+        let refused = drive(
+            &bench,
+            &engine,
+            &[message("m", &[("n", Value::Integer(2))])],
+        )
+        .await;
+        let refused = refused.expect_err(apply);
+        assert_eq!(refused.code().as_deref(), Some(code));
+        assert_eq!(refused.class, Class::Message, "{refused}");
+    }
+}
+
+/// Row level security refuses one row by the code of a privilege that nobody was given.
+#[tokio::test]
+async fn a_policy_refuses_a_message_and_a_missing_privilege_none() {
+    let bench = on_postgres().await;
+    let role = unique();
+    bench
+        .run(&format!(
+            "CREATE ROLE {role}; CREATE TABLE open (n int); CREATE TABLE closed (n int); \
+             ALTER TABLE open ENABLE ROW LEVEL SECURITY; \
+             CREATE POLICY small ON open WITH CHECK (n < 10); GRANT INSERT ON open TO {role}; \
+             CREATE FUNCTION inside(n int) RETURNS void LANGUAGE sql \
+             AS 'INSERT INTO closed VALUES (n)'"
+        ))
+        .await;
+    let apply = async |statement: &str, n: i32| {
+        let engine = bench.engine(&config(None, statement));
+        let mut tx = bench.begin().await;
+        // Prepared by whoever may everything, as when the privilege is taken away later.
+        let told = engine.inspect(&mut tx).await.unwrap();
+        assert!(told.iter().all(|f| f.level == Level::Info), "{told:?}");
+        sqlx::raw_sql(AssertSqlSafe(format!("SET LOCAL ROLE {role}")))
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        let message = message("m", &[("n", Value::Integer(n))]);
+        let ask = ask(&message);
+        let matched = engine.look(&mut tx, &[ask]).await?;
+        matched.hand(&mut tx, &HashSet::from([ask.row])).await
+    };
+    let open = "INSERT INTO open VALUES (:n)";
+    apply(open, 1).await.expect("it is granted and small");
+    let refused = apply(open, 11).await.expect_err("it is not small");
+    assert_eq!(refused.class, Class::Message, "{refused}");
+    for closed in ["INSERT INTO closed VALUES (:n)", "SELECT inside(:n)"] {
+        let refused = apply(closed, 1).await.expect_err("it is not granted");
+        assert_eq!(refused.code().as_deref(), Some("42501"));
+        assert_eq!(refused.class, Class::Outage, "{closed}: {refused}");
+    }
+    bench
+        .run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+        .await;
 }
 
 #[tokio::test]
