@@ -158,9 +158,11 @@ impl Page {
                           LIMIT 1) free ON true
                     LEFT JOIN LATERAL (
                          SELECT w.id,
-                                CASE WHEN w.reason <> 'busy' THEN extract(epoch FROM least(
+                                CASE WHEN w.reason <> 'busy' AND $9::float8 IS NOT NULL THEN extract(epoch FROM least(
                                      (clock_timestamp() AT TIME ZONE 'UTC') + make_interval(secs => $9)
-                                     - free.created_, clock_timestamp() - w.changed_at))::float8 END AS overdue
+                                     - free.created_, clock_timestamp() - w.changed_at,
+                                     CASE WHEN w.reason IN ('ambiguous', 'unsupported', 'retry', 'held')
+                                          THEN clock_timestamp() - w.due_at END))::float8 END AS overdue
                            FROM {s}inbox w
                           WHERE free.created_ IS NOT NULL
                             AND w.engine = $1 AND w.state = 'waiting' AND w.announced

@@ -21,25 +21,46 @@ const ENGINE_KILLS: usize = 2;
 /// How long everything may take once nobody dies any more.
 const DRAIN: Duration = Duration::from_mins(2);
 
-/// What the nodes measured before they died.
+/// What the nodes measured before they died, by sweep.
 #[derive(Default)]
-struct Recovery {
-    rows: f64,
+struct Recovery([Rows; 3]);
+
+#[derive(Default)]
+struct Rows {
+    all: f64,
     seconds: f64,
     within_2_s: f64,
 }
 
 impl Recovery {
+    const SWEEPS: [&str; 3] = ["wake", "due", "confirm"];
+
     async fn add(&mut self, node: &Daemon) {
-        let name = |part: &str| format!("sluice_recovery_seconds_{part}");
         // One that is starting has nothing to tell.
         if !node.live().await {
             return;
         }
         let metrics = node.metrics().await;
-        self.rows += metrics.sum(&name("count"), &[]);
-        self.seconds += metrics.sum(&name("sum"), &[]);
-        self.within_2_s += metrics.sum(&name("bucket"), &[("le", "2")]);
+        for (rows, sweep) in self.0.iter_mut().zip(Self::SWEEPS) {
+            let sum = |part: &str, more: &[(&str, &str)]| {
+                let labels = [&[("sweep", sweep)], more].concat();
+                metrics.sum(&format!("sluice_recovery_seconds_{part}"), &labels)
+            };
+            rows.all += sum("count", &[]);
+            rows.seconds += sum("sum", &[]);
+            rows.within_2_s += sum("bucket", &[("le", "2")]);
+        }
+    }
+
+    fn say(&self) {
+        for (rows, sweep) in self.0.iter().zip(Self::SWEEPS) {
+            say(&format!(
+                "{} rows taken up by {sweep}, {:.2} s after they could have gone on (mean), {:.1} % within 2 s",
+                rows.all,
+                rows.seconds / rows.all.max(1.0),
+                100.0 * rows.within_2_s / rows.all.max(1.0),
+            ));
+        }
     }
 }
 
@@ -150,12 +171,9 @@ async fn nothing_is_lost_or_doubled_while_nodes_and_engine_nodes_are_killed_at_r
     say(&format!(
         "{} messages, {node_kills} nodes and {engine_kills} engine nodes killed; all was done {drained:.1?} \
          after the last node died; records of Kafka were accepted after {p99:.1} s (p99), {max:.1} s \
-         (longest); {} rows taken up, {:.2} s after they could have gone on (mean), \
-         {:.1} % within 2 s",
+         (longest)",
         sent.len(),
-        recovery.rows,
-        recovery.seconds / recovery.rows.max(1.0),
-        100.0 * recovery.within_2_s / recovery.rows.max(1.0),
     ));
+    recovery.say();
     shop.assert_exact(&sent).await;
 }

@@ -279,7 +279,8 @@ impl Shop {
         let mut config = Config::at(url, self.schema.name())
             .inbox("retention = { payload = \"1s\", key = \"1d\" }")
             .inbox(settings.inbox)
-            .camunda_tables("shop", "")
+            // The clock of the engines that the rig starts.
+            .camunda_tables("shop", "time_zone = \"UTC\"")
             .granting(&format!("INSERT ON {}.noted", self.schema.name()))
             .with(&format!(
                 "[engines.book.sql]\napply = \"INSERT INTO {}.noted VALUES (:id, :business_key)\"",
