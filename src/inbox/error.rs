@@ -87,7 +87,15 @@ impl DbError {
 
     /// Whether somebody else's lock or transaction is what stands in the way, however long it does.
     pub fn is_contention(&self) -> bool {
-        matches!(self.code().as_deref(), Some("40001" | "40P01" | "55P03"))
+        let Some(error) = said_by_database(&self.source) else {
+            return false;
+        };
+        let code = error.code().unwrap_or_default();
+        if is_postgres(error) {
+            matches!(&*code, "40001" | "40P01" | "55P03")
+        } else {
+            is_busy(&code)
+        }
     }
 
     /// For logs and rows: the code and the server's message, never its detail, which may quote values.
@@ -163,14 +171,16 @@ fn classify(error: &sqlx::Error) -> Class {
         };
     };
     let code = error.code().unwrap_or_default();
-    if error
-        .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-        .is_some()
-    {
+    if is_postgres(error) {
         classify_postgres(&code)
     } else {
         classify_sqlite(&code)
     }
+}
+
+fn is_postgres(error: &dyn DatabaseError) -> bool {
+    let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>();
+    error.is_some()
 }
 
 /// By SQLSTATE: a column that must have a value got none.
@@ -203,8 +213,7 @@ fn classify_sqlite(code: &str) -> Class {
         return Class::Outage;
     };
     match extended & 0xff {
-        // SQLITE_BUSY, SQLITE_LOCKED
-        5 | 6 => Class::Again,
+        _ if is_busy(code) => Class::Again,
         // SQLITE_TOOBIG, SQLITE_MISMATCH
         18 | 20 => Class::Data,
         // SQLITE_CONSTRAINT: a unique or primary key is somebody quicker, the rest is about the row.
@@ -214,6 +223,12 @@ fn classify_sqlite(code: &str) -> Class {
         },
         _ => Class::Outage,
     }
+}
+
+/// By the extended result code: `SQLITE_BUSY` or `SQLITE_LOCKED`.
+fn is_busy(code: &str) -> bool {
+    let extended = code.parse::<i32>();
+    extended.is_ok_and(|extended| matches!(extended & 0xff, 5 | 6))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 mod accept;
 mod drive;
+mod file;
 mod operate;
 mod schema;
 
@@ -30,6 +31,7 @@ use super::{
     Take, UniqueKey,
 };
 use crate::source::Finding;
+use file::File;
 
 /// A transaction, which the engines in this file share.
 pub type Tx = sqlx::Transaction<'static, Sqlite>;
@@ -45,6 +47,7 @@ pub struct SqliteInbox {
 
 struct Inner {
     options: SqliteConnectOptions,
+    file: File,
     writer: SqlitePool,
     readers: SqlitePool,
 }
@@ -66,14 +69,23 @@ impl SqliteInbox {
         }
         let options = SqliteConnectOptions::from_str(url)
             .map_err(DbError::of("inbox.url"))?
+            // Only `migrate` makes the file: one that is missing was moved or never there.
+            .create_if_missing(false)
             .journal_mode(SqliteJournalMode::Wal)
             // NORMAL would lose the last commits, which are acknowledged, when the power fails.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(config.lock_timeout.0);
+        let file = File::new(options.get_filename());
+        let opened = file.clone();
+        let writer = pool(1, config.statement_timeout.0).after_connect(move |_, _| {
+            let opened = opened.opened();
+            Box::pin(async { opened })
+        });
         Ok(Self {
             inner: Arc::new(Inner {
-                writer: pool(1, config.statement_timeout.0).connect_lazy_with(options.clone()),
+                file,
+                writer: writer.connect_lazy_with(options.clone()),
                 readers: pool(READERS, config.lock_timeout.0).connect_lazy_with(options.clone()),
                 options,
             }),
@@ -140,7 +152,11 @@ impl Inbox for SqliteInbox {
     }
 
     async fn commit(&self, tx: Tx) -> Result<(), DbError> {
-        tx.commit().await.map_err(DbError::of("inbox.commit"))
+        let committed = async {
+            tx.commit().await?;
+            self.inner.file.verify()
+        };
+        committed.await.map_err(DbError::of("inbox.commit"))
     }
 
     async fn probe(&self) -> Result<(), DbError> {
