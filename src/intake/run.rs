@@ -3,6 +3,7 @@
 //! Invariant: what is read and not committed is bounded by one buffer and the batches under way; while
 //! nothing can be taken the stream idles, and while the database is away no consumer opens.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -180,7 +181,7 @@ async fn take(stream: &mut dyn Stream, room: Option<Limits>) -> Result<Vec<Deliv
 /// What arrived while the last batch committed.
 struct Buffer {
     limits: Limits,
-    deliveries: Vec<Delivery>,
+    deliveries: VecDeque<Delivery>,
     bytes: usize,
     /// When the first of them arrived.
     arrived: Instant,
@@ -190,7 +191,7 @@ impl Buffer {
     fn new(limits: Limits) -> Self {
         Self {
             limits,
-            deliveries: Vec::new(),
+            deliveries: VecDeque::new(),
             bytes: 0,
             arrived: Instant::now(),
         }
@@ -215,8 +216,11 @@ impl Buffer {
         self.deliveries.extend(deliveries);
     }
 
+    /// One batch. A stream gives a delivery that is larger than the room, and it may have come behind others:
+    /// they go first, without it.
     fn take(&mut self) -> (Vec<Delivery>, Instant) {
-        self.bytes = 0;
-        (std::mem::take(&mut self.deliveries), self.arrived)
+        let taken = self.limits.take_from(&mut self.deliveries);
+        self.bytes -= taken.iter().map(Delivery::size).sum::<usize>();
+        (taken, self.arrived)
     }
 }
