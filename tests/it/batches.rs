@@ -200,7 +200,7 @@ impl Bench {
         let source = Arc::new(MemorySource("memory".into(), Arc::clone(&memory)));
         let until = shutdown.clone();
         let reading = tokio::spawn(async move {
-            let ended = intake.run(source, until, |_| {}).await;
+            let ended = Box::pin(intake.run(source, until, |_| {})).await;
             ended.expect("everything can be stored");
         });
         Bench {
