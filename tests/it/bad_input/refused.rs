@@ -135,9 +135,12 @@ async fn what_the_database_refuses_is_set_aside_alone() {
 
 /// The refused message has a row that holds what was sent.
 async fn check(inbox: &Inbox, id: &str) {
-    let rows = inbox.rows().await;
-    let row = rows.iter().find(|row| row.header("id") == Some(json!(id)));
-    let row = row.unwrap_or_else(|| panic!("{id} has no row"));
+    let row = eventually(&format!("a row of {id}"), LIMIT, async || {
+        let rows = inbox.rows().await;
+        rows.into_iter()
+            .find(|row| row.header("id") == Some(json!(id)))
+    })
+    .await;
     assert_eq!(row.is(), "dead unstorable", "{id}: {}", row.detail);
     let payload = row.payload.as_deref().unwrap();
     let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();

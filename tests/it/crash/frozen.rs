@@ -12,7 +12,7 @@ use crate::rig::eventually;
 
 const ORDERS: usize = 10;
 /// `idle_in_transaction_timeout` of the frozen node.
-const SESSION_LIMIT: Duration = Duration::from_secs(2);
+const SESSION_LIMIT: Duration = Duration::from_secs(4);
 /// How much later than its limit a session may end on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 

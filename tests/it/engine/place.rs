@@ -135,7 +135,7 @@ impl Place {
     /// A node whose sessions the server ends soon when nothing comes from it inside a transaction.
     pub async fn impatient_node(&self, routes: &[(&str, String)]) -> Node<'_> {
         let mut config = config(&self.url(), self.schema.name());
-        config.idle_in_transaction_timeout = Span::ms(300);
+        config.idle_in_transaction_timeout = Span::ms(1500);
         let node = self.node_on(config, json!({}), routes);
         node.refresh().await;
         node

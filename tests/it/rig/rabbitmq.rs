@@ -1,7 +1,7 @@
 //! RabbitMQ: a queue for each test, and a producer that waits for the broker's confirmation.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
@@ -204,17 +204,22 @@ impl Queue {
 
     /// Waits until the queue holds nothing, neither ready nor unacknowledged.
     pub async fn wait_until_empty(&self, limit: Duration) {
+        // The counts may be a second old, of before anything was sent: it has to stay empty for longer.
+        const OLDEST: Duration = Duration::from_millis(1500);
+        let mut since: Option<Instant> = None;
         eventually(
             &format!("queue {} running empty", self.name),
             limit,
             async || {
                 let statistics = self.statistics().await?;
                 let none = |field: &str| statistics[field].as_u64() == Some(0);
-                // The counts are a second old; the look at the queue itself is not.
-                (none("messages_ready")
-                    && none("messages_unacknowledged")
-                    && self.ready().await == 0)
-                    .then_some(())
+                let empty = none("messages_ready") && none("messages_unacknowledged");
+                if !empty || self.ready().await > 0 {
+                    since = None;
+                    return None;
+                }
+                let since = since.get_or_insert_with(Instant::now);
+                (since.elapsed() > OLDEST).then_some(())
             },
         )
         .await;
