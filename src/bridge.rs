@@ -18,12 +18,13 @@ use uuid::Uuid;
 
 use crate::backoff::Delays;
 use crate::config::Config;
+use crate::finding::Level;
 use crate::http::{self, Board, Problems};
 use crate::inbox::{DbError, Inbox, NodeIdentity};
 use crate::intake::Intake;
 use crate::metrics::{self, Exporter};
 use crate::shutdown::Shutdown;
-use crate::source::{Level, Source};
+use crate::source::Source;
 use crate::sweeper::Sweeper;
 use crate::telemetry;
 

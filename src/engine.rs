@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::finding::Finding;
 use crate::inbox::{DbError, RowId, StateName, Woken};
 use crate::message::{DeadReason, Hash, Message, Undecodable, WaitReason};
-use crate::source::Finding;
 
 /// `[engines.NAME]`: exactly one of the tables.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -28,7 +28,7 @@ use std::future::Future;
 
 use uuid::Uuid;
 
-use crate::source::Finding;
+use crate::finding::Finding;
 
 /// The statements on our own tables.
 ///

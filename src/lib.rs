@@ -6,7 +6,7 @@
 //! # The rooms
 //!
 //! ```text
-//!  leaves      message  mapping  units  metrics  telemetry  backoff  shutdown  crash
+//!  leaves      message  mapping  units  finding  metrics  telemetry  backoff  shutdown  crash
 //!                 ▲
 //!  parts       route   source ─ rabbitmq kafka prefix    inbox ─ postgres sqlite    engine ─ camunda_tables sql
 //!                 ▲                 ▲                       ▲                          ▲
@@ -32,6 +32,7 @@
 //! | [`bridge`] | builds everything, runs it, supervises, drains |
 //! | [`cli`] | one file for each subcommand |
 //! | [`metrics`], [`telemetry`] | names and meaning of every metric; logs |
+//! | [`finding`] | what is found out about the set-up: mistakes in the file, and what a look at the servers says |
 //! | [`backoff`], [`shutdown`], [`units`], [`crash`] | delays; the two-stage end; durations and sizes; crash points of the tests |
 //!
 //! # The way of one batch
@@ -65,6 +66,7 @@ pub mod cli;
 pub mod config;
 pub mod crash;
 pub mod engine;
+pub mod finding;
 pub mod http;
 pub mod inbox;
 pub mod intake;

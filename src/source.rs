@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::finding::Finding;
 use crate::message::{Delivery, Receipt};
 
 /// `[sources.NAME]`: exactly one of the broker's tables.
@@ -40,24 +41,6 @@ pub enum OnUnrouted {
     Dead,
     /// Acknowledged and counted; nothing is stored.
     Ignore,
-}
-
-/// Something that is wrong in a source's table, found without a broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
-    /// Where, below the source's own table: `uris[0]`, `librdkafka_options.group.id`.
-    pub path: String,
-    /// What was expected.
-    pub what: String,
-}
-
-impl Mistake {
-    pub fn new(path: impl Into<String>, what: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            what: what.into(),
-        }
-    }
 }
 
 /// How much may be taken at once; a stream returns early rather than wait for more.
@@ -164,44 +147,5 @@ impl SourceError {
     pub fn needs_operator(mut self) -> Self {
         self.needs_operator = true;
         self
-    }
-}
-
-/// One line of what `check --connect` found.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Finding {
-    pub level: Level,
-    pub text: String,
-}
-
-/// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    Info,
-    Warning,
-    Error,
-}
-
-impl Finding {
-    pub fn info(text: impl Into<String>) -> Self {
-        Self {
-            level: Level::Info,
-            text: text.into(),
-        }
-    }
-
-    pub fn warning(text: impl Into<String>) -> Self {
-        Self {
-            level: Level::Warning,
-            text: text.into(),
-        }
-    }
-
-    pub fn error(text: impl Into<String>) -> Self {
-        Self {
-            level: Level::Error,
-            text: text.into(),
-        }
     }
 }

@@ -9,14 +9,15 @@ use crate::config::Config;
 use crate::engine::camunda_tables::CamundaTables;
 use crate::engine::sql::{SqlOnPostgres, SqlOnSqlite};
 use crate::engine::{Engine, Prospect, Wish};
+use crate::finding::{Finding, Mistake};
 use crate::http::{Plan, PlannedEngine, PlannedRoute, PlannedSource};
 use crate::inbox::postgres::PostgresInbox;
 use crate::inbox::sqlite::SqliteInbox;
 use crate::inbox::{DbError, Inbox, InboxConfig, NodeIdentity};
 use crate::route::{Outline, Route, Routes};
+use crate::source::Source;
 use crate::source::kafka::Kafka;
 use crate::source::rabbitmq::Rabbitmq;
-use crate::source::{Finding, Mistake, Source};
 
 /// An inbox on one of the databases.
 pub enum AnyInbox {

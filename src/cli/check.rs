@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{BAD_CONFIGURATION, Failure, Globals, print, tell_report};
 use crate::config::{Config, Invalid, MemoryBound, Report, Weight};
-use crate::source::{Finding, Level};
+use crate::finding::{Finding, Level};
 use crate::units::Size;
 
 #[derive(Debug, Args)]

@@ -50,9 +50,9 @@ use serde::Deserialize;
 use sqlx::{Postgres, Transaction};
 
 use super::{Ask, Confirmed, Engine, EngineState, Matched, Prospect};
+use crate::finding::Finding;
 use crate::inbox::{Class, DbError, Woken};
 use crate::message::{Action, Hash, Message, Undecodable};
-use crate::source::Finding;
 
 use definitions::Definitions;
 use schema::EngineSchema;

@@ -36,9 +36,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Ask, Matched, Missed, Outcome};
+use crate::finding::Mistake;
 use crate::inbox::{DbError, RowId, StateName};
 use crate::message::{Action, DeadReason, Message, Undecodable, Value, WaitReason};
-use crate::source::Mistake;
 
 use statement::Statement;
 

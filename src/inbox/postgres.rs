@@ -33,7 +33,7 @@ use super::{
     Change, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node, NodeIdentity,
     OrderKey, Purged, Rekey, Retention, RowId, RowView, SchemaStatus, StoredRow, Take, UniqueKey,
 };
-use crate::source::Finding;
+use crate::finding::Finding;
 
 /// A transaction, which the engines in this database share.
 pub type Tx = sqlx::Transaction<'static, Postgres>;

@@ -30,7 +30,7 @@ use super::{
     NodeIdentity, OrderKey, Purged, Rekey, Retention, RowId, RowView, SchemaStatus, StoredRow,
     Take, UniqueKey,
 };
-use crate::source::Finding;
+use crate::finding::Finding;
 use file::File;
 
 /// A transaction, which the engines in this file share.

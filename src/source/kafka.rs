@@ -25,7 +25,8 @@ use async_trait::async_trait;
 pub use config::{GroupProtocol, KafkaConfig, Start};
 pub use security::{KafkaSasl, KafkaTls, SaslMechanism};
 
-use crate::source::{Finding, Source, SourceError, Stream};
+use crate::finding::Finding;
+use crate::source::{Source, SourceError, Stream};
 use crate::units::Span;
 use context::Context;
 use poll::{Plan, Started};

@@ -22,7 +22,8 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Queue};
 
 pub use config::{Argument, Declare, QueueType, RabbitmqConfig, RabbitmqTls};
 
-use crate::source::{Finding, Source, SourceError, Stream};
+use crate::finding::Finding;
+use crate::source::{Source, SourceError, Stream};
 use stream::{Opened, RabbitmqStream};
 
 /// A configured queue.

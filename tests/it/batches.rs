@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use sluice::finding::Finding;
 use sluice::inbox::Inbox;
 use sluice::inbox::postgres::PostgresInbox;
 use sluice::intake::{Intake, IntakeConfig};
 use sluice::message::{Delivery, Envelope, Receipt};
 use sluice::route::Routes;
 use sluice::shutdown::Shutdown;
-use sluice::source::{Finding, Limits, OnUnrouted, Source, SourceError, Stream};
+use sluice::source::{Limits, OnUnrouted, Source, SourceError, Stream};
 use sluice::units::{Size, Span};
 use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 7] = [
     &[
         "units",
+        "finding",
         "message",
         "mapping",
         "metrics",
@@ -17,8 +18,8 @@ const FLOORS: [&[&str]; 7] = [
         "shutdown",
         "crash",
     ],
-    &["source"],
-    &["route", "inbox"],
+    &["source", "inbox"],
+    &["route"],
     &["engine"],
     &["intake"],
     &["sweeper", "http"],
@@ -26,9 +27,11 @@ const FLOORS: [&[&str]; 7] = [
 ];
 
 /// Imports that would be allowed by the floors and still must not be.
-const FORBIDDEN: [(&str, &str); 8] = [
-    ("inbox", "route"),
+const FORBIDDEN: [(&str, &str); 10] = [
+    ("source", "inbox"),
+    ("inbox", "source"),
     ("route", "inbox"),
+    ("engine", "source"),
     ("engine", "route"),
     ("sweeper", "http"),
     ("http", "sweeper"),

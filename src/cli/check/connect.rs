@@ -11,9 +11,9 @@ use super::Part;
 use crate::bridge::parts::{self, Engines, Seen};
 use crate::cli::{Failure, on_inbox};
 use crate::config::Config;
+use crate::finding::Finding;
 use crate::inbox::{DbError, Inbox, NodeIdentity, SchemaStatus};
 use crate::route::Routes;
-use crate::source::Finding;
 use crate::telemetry;
 
 /// A part that does not answer in this time is an error.

@@ -13,8 +13,8 @@ use super::model::{Process, Refusal};
 use super::schema::{EngineSchema, History};
 use super::{CamundaTables, Tx};
 use crate::engine::{Prospect, Wish};
+use crate::finding::{Finding, Level};
 use crate::inbox::DbError;
-use crate::source::{Finding, Level};
 
 /// So many definitions are named for one route; the rest is counted.
 const NAMED: usize = 8;

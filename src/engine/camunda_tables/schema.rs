@@ -10,8 +10,8 @@ use sqlx::Row;
 
 use super::tables::Tables;
 use super::{CamundaTablesConfig, Tx, Unproven};
+use crate::finding::Finding;
 use crate::inbox::{Class, DbError};
-use crate::source::Finding;
 
 /// The tables that are written, each with the columns that every release has.
 const WRITTEN: [(&str, &[&str]); 8] = [

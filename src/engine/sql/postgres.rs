@@ -20,10 +20,10 @@ use sqlx::{Connection as _, Executor as _};
 
 use super::{Dialect, SqlConfig, Statements, Unprepared, missed, outcome};
 use crate::engine::{Ask, Confirmed, Engine, EngineState, Matched, Missed, Outcome};
+use crate::finding::{Finding, Mistake};
 use crate::inbox::postgres::Tx;
 use crate::inbox::{Class, DbError, RowId, Woken};
 use crate::message::{DeadReason, Message, Undecodable};
-use crate::source::{Finding, Mistake};
 
 use plan::{Plan, Values};
 

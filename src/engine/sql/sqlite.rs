@@ -14,9 +14,9 @@ use super::statement::Statement;
 use super::{Dialect, SqlConfig, Statements};
 use super::{Unprepared, missed, outcome, parameter, step};
 use crate::engine::{Ask, Confirmed, Engine, EngineState, Matched, Missed, Outcome};
+use crate::finding::{Finding, Mistake};
 use crate::inbox::{Class, DbError, RowId, Woken};
 use crate::message::{Message, Undecodable, Value};
-use crate::source::{Finding, Mistake};
 
 /// The inbox's transaction.
 type Tx = Transaction<'static, Sqlite>;

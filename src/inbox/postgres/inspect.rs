@@ -5,8 +5,8 @@ use sqlx::postgres::PgRow;
 
 use super::PostgresInbox;
 use super::statement::statements;
+use crate::finding::Finding;
 use crate::inbox::{DbError, Inbox as _};
-use crate::source::Finding;
 
 statements! {
     settings: r"/* inbox.inspect */

@@ -10,12 +10,12 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
 use uuid::Uuid;
 
 use super::{SqliteInbox, Tx, now};
+use crate::finding::Finding;
 use crate::inbox::span::ms;
 use crate::inbox::{
     Count, DbError, Filter, Inbox as _, Node, NodeIdentity, RowId, RowView, StateName, text,
 };
 use crate::message::DedupKey;
-use crate::source::Finding;
 
 /// Rows that one transaction of redrive or discard changes.
 const PAGE: i64 = 500;

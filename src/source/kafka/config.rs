@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::security::{self, KafkaSasl, KafkaTls};
-use crate::source::{Mistake, SourceError};
+use crate::finding::Mistake;
+use crate::source::SourceError;
 use crate::units::{Size, Span};
 
 /// A set of Kafka topics, read as one consumer group.

@@ -9,7 +9,8 @@ use super::config::{KafkaConfig, Start};
 use super::context::Context;
 use super::fault;
 use super::poll::{self, Plan};
-use crate::source::{Finding, SourceError};
+use crate::finding::Finding;
+use crate::source::SourceError;
 use crate::units::Span;
 
 /// Asks without joining the group.

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::source::{Mistake, SourceError};
+use crate::finding::Mistake;
+use crate::source::SourceError;
 
 /// Files in PEM.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

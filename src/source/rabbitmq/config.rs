@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::management;
-use crate::source::Mistake;
+use crate::finding::Mistake;
 use crate::units::Span;
 
 /// A `RabbitMQ` queue, classic or quorum.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::source::Finding;
+use crate::finding::Finding;
 
 const LIMIT: Duration = Duration::from_secs(5);
 /// A description of one queue has a few kilobytes.
@@ -219,7 +219,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::source::Level;
+    use crate::finding::Level;
 
     fn levels(findings: &[Finding], word: &str) -> Vec<Level> {
         let about = findings

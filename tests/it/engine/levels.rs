@@ -4,8 +4,8 @@
 
 use serde_json::{Value, json};
 use sluice::engine::Engine as _;
+use sluice::finding::Level;
 use sluice::inbox::Inbox;
-use sluice::source::Level;
 use sqlx::{Connection, PgConnection};
 
 use super::place::{LIMIT, private_database};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sluice::finding::{Finding, Level};
 use sluice::inbox::{Count, Filter, NewRow, NodeIdentity, RowId, State, StateName};
-use sluice::source::{Finding, Level};
 use sluice::units::Span;
 use uuid::Uuid;
 

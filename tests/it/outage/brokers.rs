@@ -71,14 +71,14 @@ async fn says_that_the_source_is_away(daemon: &Daemon) {
 }
 
 #[tokio::test]
-async fn rabbitmq_may_go_and_come_under_load() {
+async fn an_outage_is_not_poison_when_rabbitmq_goes_and_comes() {
     let broker = Server::rabbitmq(&[]).await;
     let queue = broker.as_rabbitmq().queue(QueueKind::Quorum).await;
     goes_and_comes(&broker, Entrance::Queue(Box::new(queue))).await;
 }
 
 #[tokio::test]
-async fn kafka_may_go_and_come_under_load() {
+async fn an_outage_is_not_poison_when_kafka_goes_and_comes() {
     let broker = Server::kafka(&[]).await;
     let topic = broker.as_kafka().topic(2).await;
     goes_and_comes(&broker, Entrance::Topic(topic)).await;

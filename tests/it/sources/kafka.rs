@@ -16,10 +16,11 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
+use sluice::finding::Level;
 use sluice::message::{Delivery, Receipt, Text};
 use sluice::metrics::{Exporter, Samples};
 use sluice::source::kafka::{Kafka, KafkaConfig};
-use sluice::source::{Level, Source, Stream};
+use sluice::source::{Source, Stream};
 use sluice::units::Span;
 
 use super::brokers::kafka_node;

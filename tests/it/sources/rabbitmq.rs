@@ -3,9 +3,10 @@
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use sluice::finding::Level;
 use sluice::message::Text;
 use sluice::source::rabbitmq::{Rabbitmq, RabbitmqConfig};
-use sluice::source::{Level, Source, Stream};
+use sluice::source::{Source, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluice::engine::sql::SqlOnPostgres;
 use sluice::engine::{Engine, Outcome};
+use sluice::finding::Level;
 use sluice::inbox::postgres::{PostgresInbox, Tx};
 use sluice::inbox::{Class, Filter, Inbox, StateName};
 use sluice::intake::{Intake, IntakeConfig};
 use sluice::message::{DeadReason, Delivery, Envelope, Receipt, Value};
 use sluice::route::{Route, Routes};
-use sluice::source::{Level, OnUnrouted};
+use sluice::source::OnUnrouted;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 

@@ -7,7 +7,8 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use sluice::source::{Level, Source};
+use sluice::finding::Level;
+use sluice::source::Source;
 
 use super::{ALL, LIMIT, METRICS, kafka_node, metric, next, numbers, open, produce, settle, take};
 use crate::rig::{Rig, Topic, eventually, unique};
@@ -165,9 +166,9 @@ async fn a_group_that_the_broker_has_forgotten_skips_again_and_says_so() {
 
     produce(&topic, 0, 0..2).await;
     let findings = node.inspect().await.expect("the broker answers");
-    let warns = |found: &[sluice::source::Finding]| {
+    let warns = |found: &[sluice::finding::Finding]| {
         let doubt =
-            |f: &sluice::source::Finding| f.level == Level::Warning && f.text.contains("skip");
+            |f: &sluice::finding::Finding| f.level == Level::Warning && f.text.contains("skip");
         found.iter().any(doubt)
     };
     assert!(!warns(&findings), "{findings:?}");
