@@ -17,6 +17,7 @@ mod purge;
 mod schema;
 mod statement;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,8 +54,8 @@ struct Inner {
     begin: SqlStr,
     /// The client's own limit for one statement.
     patience: Duration,
-    /// Where the look for forgotten heads of order keys goes on.
-    rotation: Mutex<Uuid>,
+    /// Where the look for forgotten heads of order keys goes on, by the routes it is for.
+    rotation: Mutex<HashMap<String, Uuid>>,
     accept: accept::Statements,
     drive: drive::Statements,
     order: order::Statements,
@@ -82,7 +83,7 @@ impl PostgresInbox {
             connections: Connections::new(options, config.connections),
             begin: begin_statement(config),
             patience: config.statement_timeout.0 + GRACE,
-            rotation: Mutex::new(Uuid::nil()),
+            rotation: Mutex::default(),
             accept: accept::Statements::new(&schema),
             drive: drive::Statements::new(&schema),
             order: order::Statements::new(&schema),
@@ -122,7 +123,7 @@ impl PostgresInbox {
         .concat()
     }
 
-    fn rotation(&self) -> MutexGuard<'_, Uuid> {
+    fn rotation(&self) -> MutexGuard<'_, HashMap<String, Uuid>> {
         let rotation = self.inner.rotation.lock();
         rotation.unwrap_or_else(PoisonError::into_inner)
     }

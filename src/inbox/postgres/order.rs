@@ -142,7 +142,9 @@ pub(super) async fn heads(
     routes: &[&str],
     blocking_dead: &[String],
 ) -> Result<Vec<Uuid>, DbError> {
-    let after = *inbox.rotation();
+    // Whoever asks for other routes goes round by itself, or each would skip what the others looked at.
+    let whose = routes.join("\n");
+    let after = inbox.rotation().get(&whose).copied().unwrap_or_default();
     let query = sqlx::query_as(inbox.inner.order.heads.clone())
         .bind(after)
         .bind(LOOKED_AT)
@@ -153,7 +155,8 @@ pub(super) async fn heads(
         .await?;
     let all = i64::try_from(looked_at.len()).is_ok_and(|found| found < LOOKED_AT);
     let last = looked_at.last().map(|(id, _)| *id);
-    *inbox.rotation() = last.filter(|_| !all).unwrap_or_default();
+    let after = last.filter(|_| !all).unwrap_or_default();
+    inbox.rotation().insert(whose, after);
     Ok(looked_at
         .into_iter()
         .filter(|(_, head)| *head)

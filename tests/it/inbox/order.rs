@@ -215,6 +215,42 @@ async fn forgotten_heads_are_found_behind_many_that_must_wait() {
     assert!(looks <= 3, "{looks}");
 }
 
+/// Sweeps ask engine by engine, each for its own routes, one after the other.
+#[tokio::test]
+async fn forgotten_heads_are_found_by_each_who_asks_for_other_routes() {
+    let Fresh {
+        inbox,
+        place: _place,
+    } = fresh::<PostgresInbox>().await;
+    insert(&inbox, &[ordered("head", "a", State::Handed)]).await;
+    // Two looks of each go round once.
+    let rows: Vec<_> = (0..1600)
+        .map(|n| ordered(&n.to_string(), "a", behind()))
+        .collect();
+    insert(&inbox, &rows).await;
+    let mut forgotten = ordered("forgotten", "b", behind());
+    forgotten.route = Some("payments".to_owned());
+    insert(&inbox, std::slice::from_ref(&forgotten)).await;
+    inbox
+        .sql("UPDATE inbox SET due_at = NULL WHERE order_key = 'b'")
+        .await;
+    let mut found = Vec::new();
+    for _ in 0..4 {
+        for route in ["payments", "orders"] {
+            let mut tx = inbox.begin().await.unwrap();
+            let routes = [route.to_owned()];
+            let take = Take::Due {
+                routes: &routes,
+                limit: 100,
+                bytes: i64::MAX,
+            };
+            let rows = inbox.take(&mut tx, take, &[]).await.unwrap();
+            found.extend(rows.into_iter().map(|row| row.id));
+        }
+    }
+    assert_eq!(found, [forgotten.id]);
+}
+
 /// Until so many transactions wait for an order key.
 async fn until_waiting(inbox: &PostgresInbox, count: i64) {
     let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
