@@ -110,11 +110,6 @@ enum Found<'a> {
 }
 
 impl Expression {
-    /// Whether it reads the payload.
-    pub fn reads_payload(&self) -> bool {
-        matches!(self, Self::Path(_))
-    }
-
     /// The value as text, for a key or a name: a string as it is, a number or boolean by its digits.
     ///
     /// `Ok(None)`: there is no value, or it is null or empty.

@@ -218,11 +218,6 @@ impl Route {
         })
     }
 
-    /// Whether the mapping may use the record's coordinates as dedup key; refused for `RabbitMQ`.
-    pub fn keyed_by_coordinates(&self) -> bool {
-        self.dedup_key == Some(Expression::Property(Property::Coordinates))
-    }
-
     /// What the route does with a message.
     pub fn outline(&self) -> Outline {
         match &self.shape {

@@ -26,6 +26,9 @@ pub(super) const UNDECODED: char = '!';
 /// The epoch of a row that has just been born; every change of a row raises it.
 pub(super) const FIRST_EPOCH: i64 = 1;
 
+/// The engines of this node, by name.
+pub(super) type Engines<Tx> = BTreeMap<String, Arc<dyn Engine<Tx>>>;
+
 /// One delivery on its way into the inbox.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
@@ -66,11 +69,7 @@ pub(super) enum Decoded {
 
 impl Item {
     /// Step 1. `None`: the source says to ignore it.
-    pub fn decode<Tx>(
-        routes: &Routes,
-        engines: &BTreeMap<String, Arc<dyn Engine<Tx>>>,
-        delivery: &Delivery,
-    ) -> Option<Self> {
+    pub fn decode<Tx>(routes: &Routes, engines: &Engines<Tx>, delivery: &Delivery) -> Option<Self> {
         Self::of(
             routes,
             engines,
@@ -83,7 +82,7 @@ impl Item {
 
     pub fn of<Tx>(
         routes: &Routes,
-        engines: &BTreeMap<String, Arc<dyn Engine<Tx>>>,
+        engines: &Engines<Tx>,
         source: &Arc<str>,
         payload: Bytes,
         envelope: Envelope,
@@ -105,19 +104,14 @@ impl Item {
                 order_key,
                 undecodable,
             },
-            Taken::Message(route, message) => {
-                let fits = engines
-                    .get(&route.engine)
-                    .map_or(Ok(()), |engine| engine.fits(&message));
-                match fits {
-                    Ok(()) => Decoded::Message { route, message },
-                    Err(undecodable) => Decoded::Dead {
-                        route: Some(route),
-                        order_key: message.order_key,
-                        undecodable,
-                    },
-                }
-            }
+            Taken::Message(route, message) => match fits(engines, &route, &message) {
+                Ok(()) => Decoded::Message { route, message },
+                Err(undecodable) => Decoded::Dead {
+                    route: Some(route),
+                    order_key: message.order_key,
+                    undecodable,
+                },
+            },
         };
         let announced = match &decoded {
             Decoded::Message { route, message } => engines
@@ -207,10 +201,7 @@ impl Item {
     /// The state of an item that no engine was asked about.
     pub fn unasked_verdict(&self) -> Verdict {
         match &self.decoded {
-            Decoded::Dead { undecodable, .. } => Verdict::free(State::Dead {
-                reason: undecodable.reason,
-                detail: undecodable.detail.clone(),
-            }),
+            Decoded::Dead { undecodable, .. } => Verdict::free(dead(undecodable)),
             Decoded::Refused { route, detail, .. } => {
                 wait(route, WaitReason::Retry, detail, Past::default(), false)
             }
@@ -293,6 +284,24 @@ impl Item {
                 detail,
             };
         }
+    }
+}
+
+/// Whether the route's engine can hold the message at all; one that is not configured here says nothing.
+pub(super) fn fits<Tx>(
+    engines: &Engines<Tx>,
+    route: &Route,
+    message: &Message,
+) -> Result<(), Undecodable> {
+    let engine = engines.get(&route.engine);
+    engine.map_or(Ok(()), |engine| engine.fits(message))
+}
+
+/// The state of what cannot be a message.
+pub(super) fn dead(undecodable: &Undecodable) -> State {
+    State::Dead {
+        reason: undecodable.reason,
+        detail: undecodable.detail.clone(),
     }
 }
 

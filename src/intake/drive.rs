@@ -1,15 +1,14 @@
 //! A row on its way again, and what becomes of it. Pure.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::{Ask, Engine};
+use crate::engine::Ask;
 use crate::inbox::{Change, Class, DbError, State, StateName, StoredRow};
 use crate::mapping::Subject;
 use crate::message::{DeadReason, Envelope, Message, Undecodable, WaitReason};
 use crate::route::{Route, Routes};
 
-use super::batch::{self, Decoded, Item, UNDECODED};
+use super::batch::{self, Decoded, Engines, Item, UNDECODED};
 use super::verdict::{Past, Verdict, wait};
 
 /// A row, decoded again by today's configuration.
@@ -34,8 +33,6 @@ pub(super) enum Redecoded {
     Settled(State),
 }
 
-type Engines<Tx> = BTreeMap<String, Arc<dyn Engine<Tx>>>;
-
 impl Drive {
     /// `None`: the row's route is not in this node's configuration; another node drives it.
     pub fn of<Tx>(routes: &Routes, engines: &Engines<Tx>, row: StoredRow) -> Option<Self> {
@@ -49,7 +46,9 @@ impl Drive {
                 match Item::of(routes, engines, &source, payload, envelope, false) {
                     None => gone("the source now says to ignore it"),
                     Some(item) => match &item.decoded {
-                        Decoded::Dead { undecodable, .. } => dead(undecodable),
+                        Decoded::Dead { undecodable, .. } => {
+                            Redecoded::Settled(batch::dead(undecodable))
+                        }
                         Decoded::Message { .. } | Decoded::Refused { .. } => {
                             Redecoded::Anew(Box::new(item))
                         }
@@ -60,8 +59,7 @@ impl Drive {
                 let route = Arc::clone(routes.get(row.route.as_deref()?)?);
                 let subject = Subject::new(payload, &envelope);
                 let message = route.decode(&subject).and_then(|message| {
-                    let engine = engines.get(&route.engine);
-                    engine.map_or(Ok(()), |engine| engine.fits(&message))?;
+                    batch::fits(engines, &route, &message)?;
                     Ok(Box::new(message))
                 });
                 match message {
@@ -153,13 +151,6 @@ impl Drive {
             state: verdict.state,
         }
     }
-}
-
-fn dead(undecodable: &Undecodable) -> Redecoded {
-    Redecoded::Settled(State::Dead {
-        reason: undecodable.reason,
-        detail: undecodable.detail.clone(),
-    })
 }
 
 /// There is nothing left that could be mapped.

@@ -105,6 +105,9 @@ impl WaitReason {
         Self::Retry,
     ];
 
+    /// Those that last until the row is due, though somebody may wait for it: it was answered no, or is held.
+    pub const UNTIL_DUE: [Self; 4] = [Self::Ambiguous, Self::Unsupported, Self::Retry, Self::Held];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoSubscription => "no_subscription",

@@ -17,7 +17,7 @@ mod server;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use uuid::Uuid;
@@ -140,6 +140,18 @@ fn variable(name: &str) -> String {
              `tests/run --up` and read their addresses with `. target/rig/env`"
         )
     })
+}
+
+/// What a random test begins with: `SLUICE_TEST_SEED`, to repeat one, or anything.
+pub fn seed() -> u64 {
+    match std::env::var("SLUICE_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("SLUICE_TEST_SEED is a number"),
+        Err(_) => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .subsec_nanos()
+            .into(),
+    }
 }
 
 /// A name that no other test has, in this process or another. It tells which process made it, so that a

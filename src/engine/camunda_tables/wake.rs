@@ -13,6 +13,7 @@ use super::Tx;
 use super::claim::row_ids;
 use super::tables::Tables;
 use crate::inbox::{DbError, RowId, Woken};
+use crate::message::WaitReason;
 use crate::units::Span;
 
 /// How many business keys one round of the wake looks at: some 50 ms of the server's time.
@@ -161,7 +162,7 @@ impl Page {
                                 CASE WHEN w.reason <> 'busy' AND $9::float8 IS NOT NULL THEN extract(epoch FROM least(
                                      (clock_timestamp() AT TIME ZONE 'UTC') + make_interval(secs => $9)
                                      - free.created_, clock_timestamp() - w.changed_at,
-                                     CASE WHEN w.reason IN ('ambiguous', 'unsupported', 'retry', 'held')
+                                     CASE WHEN w.reason = ANY($10)
                                           THEN clock_timestamp() - w.due_at END))::float8 END AS overdue
                            FROM {s}inbox w
                           WHERE free.created_ IS NOT NULL
@@ -169,7 +170,7 @@ impl Page {
                             AND w.message_name = next.message_name AND w.business_key = next.business_key
                             AND w.route = ANY($2)
                             AND w.reason NOT IN ('ordered', 'backlog')
-                            AND (w.reason NOT IN ('ambiguous', 'unsupported', 'retry', 'held')
+                            AND (w.reason <> ALL($10)
                                  OR w.due_at <= clock_timestamp())
                           ORDER BY w.id
                           LIMIT 1) hit ON true
@@ -189,6 +190,7 @@ impl Page {
         .bind(stop.map(|stop| stop.message_name.as_str()))
         .bind(stop.map(|stop| stop.business_key.as_str()))
         .bind(asked.clock)
+        .bind(WaitReason::UNTIL_DUE.map(WaitReason::as_str))
         .fetch_all(&mut **tx)
         .await
         .map_err(DbError::of("wake"))?;

@@ -125,11 +125,8 @@ async fn waited(shop: &Shop) -> (f64, f64) {
 
 #[tokio::test]
 async fn nothing_is_lost_or_doubled_while_nodes_and_engine_nodes_are_killed_at_random() {
-    let seed = std::env::var("SLUICE_TEST_SEED").map_or_else(
-        |_| u64::from(std::process::id()),
-        |seed| seed.parse().expect("SLUICE_TEST_SEED is a number"),
-    );
-    say(&format!("seed {seed}"));
+    let seed = crate::rig::seed();
+    say(&format!("SLUICE_TEST_SEED={seed}"));
     let postgres = Server::postgres(&[]).await;
     // A dead engine node's jobs are free again after this lock time.
     let settings = ["LOCKTIME=3000"];

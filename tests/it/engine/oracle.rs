@@ -6,7 +6,6 @@ mod random;
 mod world;
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluice::engine::{Ask, Engine as _, Outcome};
 use sluice::inbox::{Inbox, RowId};
@@ -164,20 +163,9 @@ impl Classes {
     }
 }
 
-fn seed() -> u64 {
-    match std::env::var("SLUICE_TEST_SEED") {
-        Ok(seed) => seed.parse().expect("SLUICE_TEST_SEED is a number"),
-        Err(_) => SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .subsec_nanos()
-            .into(),
-    }
-}
-
 #[tokio::test]
 async fn our_decision_is_what_the_engine_then_does() {
-    let seed = seed();
+    let seed = crate::rig::seed();
     println!("SLUICE_TEST_SEED={seed}");
     let mut random = Random::new(seed);
     let place = Place::still().await;
