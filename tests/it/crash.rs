@@ -5,7 +5,6 @@
 //! random test choose where a node dies by a named point in its code.
 
 mod answers;
-mod chaos;
 mod frozen;
 mod gate;
 mod interleaved;
@@ -17,6 +16,6 @@ pub mod shop;
     clippy::print_stderr,
     reason = "the place where the test harness shows what a test says"
 )]
-fn say(what: &str) {
+pub fn say(what: &str) {
     eprintln!("{what}");
 }

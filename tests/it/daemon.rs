@@ -38,6 +38,7 @@ pub enum Signal {
     Term,
     Int,
     Kill,
+    Stop,
     Cont,
 }
 
@@ -49,6 +50,7 @@ pub struct Daemon {
     address: String,
     starts: u32,
     migrates: bool,
+    program: PathBuf,
 }
 
 impl Daemon {
@@ -70,13 +72,16 @@ impl Daemon {
         std::fs::write(folder.path().join("sluice.toml"), config.text_of_daemon()).unwrap();
         let log = folder.path().join("log-1");
         let migrates = config.migrates();
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_sluice"));
+        let process = run(&program, &folder, &log, migrates, environment);
         let mut daemon = Daemon {
-            process: Mutex::new(run(&folder, &log, migrates, environment)),
+            process: Mutex::new(process),
             folder,
             log,
             address: String::new(),
             starts: 1,
             migrates,
+            program,
         };
         daemon.until_listening().await;
         daemon
@@ -87,7 +92,8 @@ impl Daemon {
         assert!(self.exited().is_some(), "the daemon still runs");
         self.starts += 1;
         self.log = self.folder.path().join(format!("log-{}", self.starts));
-        let process = run(&self.folder, &self.log, self.migrates, environment);
+        let (program, folder) = (&self.program, &self.folder);
+        let process = run(program, folder, &self.log, self.migrates, environment);
         self.process = Mutex::new(process);
         self.until_listening().await;
     }
@@ -96,6 +102,16 @@ impl Daemon {
     pub fn configure(&self, config: &Config) {
         let text = config.text_of_daemon();
         std::fs::write(self.folder.path().join("sluice.toml"), text).unwrap();
+    }
+
+    /// Another build of the program, for the next [`restart`](Self::restart).
+    pub fn install(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
+    /// Where its configuration and the logs of all its starts are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The file of the configuration, for the program's other subcommands.
@@ -225,6 +241,7 @@ impl Daemon {
             Signal::Term => "-TERM",
             Signal::Int => "-INT",
             Signal::Kill => "-KILL",
+            Signal::Stop => "-STOP",
             Signal::Cont => "-CONT",
         };
         // Asked first, so that the id is still this process's.
@@ -301,11 +318,18 @@ impl Daemon {
 }
 
 /// The one place that knows how the program is called.
-fn run(folder: &TempDir, log: &Path, migrates: bool, environment: &[(&str, &str)]) -> Child {
+fn run(
+    program: &Path,
+    folder: &TempDir,
+    log: &Path,
+    migrates: bool,
+    environment: &[(&str, &str)],
+) -> Child {
     let log = File::create(log).unwrap();
     // The signal at the parent's death belongs to the thread that starts the process: the test's own.
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_sluice")])
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program)
         .arg("run")
         .args(migrates.then_some("--migrate"))
         .arg("-c")

@@ -91,6 +91,36 @@ impl Effects {
         values
     }
 
+    /// When each value of a variable of a process was set, in seconds since 1970 by the engine's clock (UTC).
+    pub async fn values_at(&self, process: &str, variable: &str) -> Vec<(String, f64)> {
+        let sql = "SELECT text_, extract(epoch FROM time_)::float8 FROM act_hi_detail
+                    WHERE proc_def_key_ = $1 AND name_ = $2 AND type_ = 'VariableUpdate' AND text_ IS NOT NULL";
+        sqlx::query_as(sql)
+            .bind(process)
+            .bind(variable)
+            .fetch_all(&self.pool)
+            .await
+            .expect("the engine's database answers")
+    }
+
+    /// What the engine's tables hold beside instances that wait for messages and the variables of these names.
+    pub async fn residue(&self, variables: &[&str]) -> Vec<(String, i64)> {
+        let sql = "
+            SELECT * FROM (
+                SELECT 'jobs' AS what, count(*) AS number FROM act_ru_job
+                UNION ALL SELECT 'incidents', count(*) FROM act_ru_incident
+                UNION ALL SELECT 'external tasks', count(*) FROM act_ru_ext_task
+                UNION ALL SELECT 'variable ' || name_, count(*) FROM act_ru_variable
+                           WHERE name_ <> ALL($1) OR proc_inst_id_ IS NULL GROUP BY 1
+                UNION ALL SELECT 'bytes without a name', count(*) FROM act_ge_bytearray WHERE name_ IS NULL
+            ) residue WHERE number > 0";
+        sqlx::query_as(sql)
+            .bind(variables)
+            .fetch_all(&self.pool)
+            .await
+            .expect("the engine's database answers")
+    }
+
     /// Waits until every one of these business keys has had at least so many effects.
     pub async fn until(
         &self,

@@ -9,6 +9,7 @@
 mod bad_input;
 mod batches;
 mod browser;
+mod chaos;
 mod cli;
 mod config;
 mod crash;

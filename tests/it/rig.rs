@@ -8,6 +8,7 @@
 //!
 //! The rig knows nothing of Sluice. It never skips: a test whose server is missing fails.
 
+mod disk;
 mod engine;
 mod kafka;
 mod postgres;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use uuid::Uuid;
 
+pub use disk::SmallDisk;
 pub use engine::{Answer, Deployment, Engine};
 pub use kafka::{Kafka, Topic};
 pub use postgres::{Database, Postgres, Schema, daemon_role};
@@ -38,12 +40,10 @@ pub struct Rig {
     engines: [Engine; 2],
     /// Name of the database that holds the engine's tables.
     engine_database: String,
-    /// Folder in which the scripts of tests/rig keep what belongs to each server.
-    state: PathBuf,
 }
 
 static RIG: LazyLock<Rig> = LazyLock::new(|| {
-    use_ring();
+    needed();
     let rig = Rig {
         postgres: Postgres::at(&variable("SLUICE_TEST_PG")),
         rabbitmq: RabbitMq::at(
@@ -56,7 +56,6 @@ static RIG: LazyLock<Rig> = LazyLock::new(|| {
             Engine::at(&variable("SLUICE_TEST_ENGINE_2")),
         ],
         engine_database: variable("SLUICE_TEST_ENGINE_DB"),
-        state: PathBuf::from(variable("SLUICE_TEST_RIG")),
     };
     rig.sweep();
     rig
@@ -107,11 +106,6 @@ impl Rig {
         self.kafka.topic(partitions).await
     }
 
-    /// What a script of tests/rig wrote about an instance: where it logs, which port it has.
-    fn folder(&self, server: &str, name: &str) -> PathBuf {
-        self.state.join(server).join(name)
-    }
-
     /// Removes what test processes left that were killed before they could.
     fn sweep(&self) {
         let postgres = self.postgres.clone();
@@ -127,6 +121,16 @@ impl Rig {
             engine.sweep().await;
         });
     }
+}
+
+/// Folder in which the scripts of tests/rig keep what belongs to each server. It is there for private servers
+/// alone, too, as `tests/chaos` has it.
+///
+/// # Panics
+/// When nobody said where servers may be started.
+pub fn needed() -> PathBuf {
+    use_ring();
+    PathBuf::from(variable("SLUICE_TEST_RIG"))
 }
 
 #[expect(

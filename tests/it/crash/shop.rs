@@ -61,18 +61,28 @@ impl Entrance {
 
     /// Sends in this order and waits until the broker has stored all.
     pub async fn send(&self, messages: &[Message]) {
+        let sent = self.try_send(messages).await;
+        sent.expect("the broker stores what is sent");
+    }
+
+    /// The same to a broker that may die meanwhile. After an error nobody knows which messages it has.
+    pub async fn try_send(&self, messages: &[Message]) -> anyhow::Result<()> {
         match self {
             Entrance::Queue(queue) => {
                 let all = messages
                     .iter()
                     .map(|message| (message.payload(), BasicProperties::default()));
-                queue.publish_all(all.collect()).await;
+                queue.try_publish(all.collect()).await
             }
             Entrance::Topic(topic) => {
-                let all = messages
-                    .iter()
-                    .map(|message| (message.order.clone(), message.payload()));
-                topic.produce_all(&all.collect::<Vec<_>>()).await;
+                let sent = messages.iter().map(async |message| {
+                    let payload = message.payload();
+                    topic
+                        .try_produce(None, Some(&message.order), &[], &payload)
+                        .await
+                });
+                futures_util::future::try_join_all(sent).await?;
+                Ok(())
             }
         }
     }
@@ -108,7 +118,7 @@ impl Default for Settings<'_> {
 
 /// What a message tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Placed,
     Paid,
     Called,
@@ -131,9 +141,9 @@ impl Kind {
 pub struct Message {
     /// The dedup key.
     pub id: String,
-    kind: Kind,
+    pub kind: Kind,
     /// The business key.
-    order: String,
+    pub order: String,
 }
 
 impl Message {
@@ -202,7 +212,7 @@ impl Random {
         usize::try_from(self.next() % end).expect("it is below a usize")
     }
 
-    fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
         }
@@ -214,7 +224,7 @@ pub struct Shop {
     pub schema: Schema,
     pub inbox: PgPool,
     models: Deployment,
-    effects: Effects,
+    pub effects: Effects,
 }
 
 impl Shop {
@@ -231,7 +241,8 @@ impl Shop {
         let inbox = schema.pool().await;
         // No unique key: a second effect shall show.
         let book = format!(
-            "CREATE SCHEMA {0}; CREATE TABLE {0}.noted (id text, about text)",
+            "CREATE SCHEMA {0};
+             CREATE TABLE {0}.noted (id text, about text, at timestamptz DEFAULT clock_timestamp())",
             schema.name()
         );
         let made = sqlx::raw_sql(AssertSqlSafe(book)).execute(&inbox).await;
@@ -242,6 +253,11 @@ impl Shop {
             inbox,
             schema,
         }
+    }
+
+    /// What the engine calls the process of an order.
+    pub fn process(&self) -> String {
+        self.models.name("order")
     }
 
     /// Names of orders that no other shop has.
@@ -276,23 +292,7 @@ impl Shop {
         entrances: &[(&str, &Entrance)],
         settings: Settings<'_>,
     ) -> Config {
-        let mut config = Config::at(url, self.schema.name())
-            .inbox("retention = { payload = \"1s\", key = \"1d\" }")
-            .inbox(settings.inbox)
-            // The clock of the engines that the rig starts.
-            .camunda_tables("shop", "time_zone = \"UTC\"")
-            .granting(&format!("INSERT ON {}.noted", self.schema.name()))
-            .with(&format!(
-                "[engines.book.sql]\napply = \"INSERT INTO {}.noted VALUES (:id, :business_key)\"",
-                self.schema.name()
-            ))
-            .with(
-                "[sweeper]\nbusy_interval = \"20ms\"\nidle_interval = \"300ms\"\npurge_interval = \"200ms\"",
-            )
-            .with(&format!(
-                "[intake]\nmax_batch = 8\nslow_batch = \"1ms\"\nmax_batches = {}",
-                settings.max_batches
-            ));
+        let mut config = self.base(url, settings);
         for (name, entrance) in entrances {
             config = match entrance {
                 Entrance::Queue(queue) => config.rabbitmq(name, queue, "heartbeat = \"2s\""),
@@ -308,7 +308,29 @@ impl Shop {
         config
     }
 
-    fn routes(&self, source: &str, of_payments: &str) -> String {
+    /// All but the sources and their routes.
+    pub fn base(&self, url: &str, settings: Settings<'_>) -> Config {
+        Config::at(url, self.schema.name())
+            .inbox("retention = { payload = \"1s\", key = \"1d\" }")
+            .inbox(settings.inbox)
+            // The clock of the engines that the rig starts.
+            .camunda_tables("shop", "time_zone = \"UTC\"")
+            .granting(&format!("INSERT ON {}.noted", self.schema.name()))
+            .with(&format!(
+                "[engines.book.sql]\napply = \"INSERT INTO {}.noted VALUES (:id, :business_key)\"",
+                self.schema.name()
+            ))
+            .with(
+                "[sweeper]\nbusy_interval = \"20ms\"\nidle_interval = \"300ms\"\npurge_interval = \"200ms\"",
+            )
+            .with(&format!(
+                "[intake]\nmax_batch = 8\nslow_batch = \"1ms\"\nmax_batches = {}",
+                settings.max_batches
+            ))
+    }
+
+    /// The four routes of a source.
+    pub fn routes(&self, source: &str, of_payments: &str) -> String {
         let route = |kind: &str, engine: &str, lines: &str, action: &str| {
             format!(
                 "[routes.{kind}-{source}]\nsource = \"{source}\"\nengine = \"{engine}\"\n\
@@ -369,7 +391,7 @@ impl Shop {
     }
 
     /// Rows by state, and how many jobs of ours the engine has not run.
-    async fn states(&self) -> Option<(BTreeMap<String, i64>, i64)> {
+    pub async fn states(&self) -> Option<(BTreeMap<String, i64>, i64)> {
         let states: Vec<(String, i64)> =
             sqlx::query_as("SELECT state, count(*) FROM inbox GROUP BY 1")
                 .fetch_all(&self.inbox)
@@ -414,7 +436,7 @@ impl Shop {
 
     /// Compares the engine's history with what was sent: every unique message once, and nothing else.
     pub async fn assert_exact(&self, sent: &[Message]) {
-        let process = self.models.name("order");
+        let process = self.process();
         let unique = ids(sent);
         let started = self.effects.started(&process).await;
         assert_eq!(started, counted(&unique, Kind::Placed), "orders placed");
@@ -454,7 +476,7 @@ impl Shop {
 
     /// Every order got its payments in the order in which they were sent.
     pub async fn assert_ordered(&self) {
-        let process = self.models.name("order");
+        let process = self.process();
         for (order, ids) in self.effects.values(&process, "paid").await {
             let numbers = ids.iter().map(|id| {
                 let number = id.split('-').nth(1).and_then(|number| number.parse().ok());

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::rights::Place;
-use crate::rig::{Queue, Rig, Schema, Topic};
+use crate::rig::{Queue, Schema, Topic};
 
 /// The text of a configuration file; the listener takes any free port.
 #[derive(Debug, Clone)]
@@ -113,7 +113,7 @@ impl Config {
 
     fn text_at(&self, url: &str) -> String {
         // A test without a rig has nothing to be configured for.
-        Rig::get();
+        crate::rig::needed();
         let Config {
             text,
             inbox,

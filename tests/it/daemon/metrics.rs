@@ -31,6 +31,32 @@ impl Metrics {
             .sum()
     }
 
+    /// The buckets of a histogram with these labels, each with its upper limit and how many it and all smaller ones
+    /// hold together; smallest first, without the one that has no limit.
+    pub fn buckets(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(f64, f64)> {
+        let name = format!("{name}_bucket");
+        let mut buckets: Vec<(f64, f64)> = Vec::new();
+        let of_name = self.0.iter().filter(|sample| sample.name == name);
+        for sample in
+            of_name.filter(|sample| labels.iter().all(|(label, value)| sample.has(label, value)))
+        {
+            let limit = sample.labels.iter().find(|(label, _)| label == "le");
+            let limit = limit.and_then(|(_, limit)| limit.parse::<f64>().ok());
+            let Some(limit) = limit.filter(|limit| limit.is_finite()) else {
+                continue;
+            };
+            match buckets
+                .iter_mut()
+                .find(|(of, _)| of.total_cmp(&limit).is_eq())
+            {
+                Some((_, count)) => *count += sample.value,
+                None => buckets.push((limit, sample.value)),
+            }
+        }
+        buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
+        buckets
+    }
+
     /// The same of counters and gauges that count things.
     ///
     /// # Panics

@@ -1,15 +1,11 @@
 //! A database that answers and takes no writes: read-only, out of connections, its disk full.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use lapin::BasicProperties;
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::daemon::{Config, Daemon, LIMIT};
-use crate::rig::{Queue, QueueKind, Rig, Server, Topic, eventually};
+use crate::rig::{Queue, QueueKind, Rig, Server, SmallDisk, Topic, eventually};
 
 /// What each message brings along.
 const BALLAST: usize = 100_000;
@@ -191,43 +187,6 @@ async fn an_outage_is_not_poison_and_memory_is_bounded_when_a_database_refuses_w
     daemon.stop().await;
 }
 
-/// A disk that is soon full. Needs root, as does every mount.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Beside a folder, and of the same owner.
-    fn beside(folder: &Path, size: &str) -> SmallDisk {
-        let owner = std::fs::metadata(folder).unwrap();
-        let disk = SmallDisk(folder.with_file_name("small"));
-        std::fs::create_dir_all(&disk.0).unwrap();
-        disk.mount(&format!(
-            "{size},uid={},gid={},mode=700",
-            owner.uid(),
-            owner.gid()
-        ));
-        disk
-    }
-
-    fn mount(&self, options: &str) {
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(&self.0)
-            .status()
-            .unwrap();
-        assert!(
-            mounted.success(),
-            "this test mounts a small disk: run it as root"
-        );
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: the server below may still live when a test failed.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[tokio::test]
 async fn an_outage_is_not_poison_when_the_disk_is_full() {
     let server = Server::postgres(&[]).await;
@@ -237,7 +196,7 @@ async fn an_outage_is_not_poison_when_the_disk_is_full() {
     let mut daemon = Daemon::start(&ledger.config(&url), &[]).await;
     daemon.stop().await;
     // Payloads that do not compress would fill it as quickly; these are kept as they are.
-    let place = disk.0.display();
+    let place = disk.folder().display();
     let moving = format!(
         "CREATE TABLESPACE small LOCATION '{place}';
          ALTER TABLE sluice.inbox SET TABLESPACE small;
@@ -255,7 +214,7 @@ async fn an_outage_is_not_poison_when_the_disk_is_full() {
     until_it_waits(&daemon, "53100").await;
     let stored = ledger.number("SELECT count(*) FROM sluice.inbox").await;
     assert!(stored < 100, "the disk was too large");
-    disk.mount("remount,size=64m");
+    disk.resize("size=64m");
     ledger.until_settled(&daemon).await;
     daemon.stop().await;
 }

@@ -1,6 +1,6 @@
 //! Kafka: a topic for each test, a producer, and a look at what a group has committed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use futures_util::future::join_all;
@@ -302,6 +302,31 @@ impl Topic {
             },
         )
         .await;
+    }
+
+    /// Joins a group of consumers for a while, takes what it is given, commits nothing and leaves.
+    pub async fn disturb(&self, group: &str, lasts: Duration) {
+        let consumer: BaseConsumer = self
+            .kafka
+            .config()
+            .set("group.id", group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", "3000")
+            .set("enable.auto.commit", "false")
+            .create()
+            .expect("the client's settings are valid");
+        let topic = self.name.clone();
+        let disturbing = tokio::task::spawn_blocking(move || {
+            consumer
+                .subscribe(&[&topic])
+                .expect("the name of a topic is one");
+            let end = Instant::now() + lasts;
+            while Instant::now() < end {
+                // What it gets, and what goes wrong, is nothing to it.
+                let _ = consumer.poll(Duration::from_millis(100));
+            }
+        });
+        disturbing.await.expect("a consumer does not panic");
     }
 
     /// Removes a partition's records below an offset, as its retention would.

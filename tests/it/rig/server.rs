@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Engine, Kafka, Postgres, RabbitMq, Rig, unique};
+use super::{Engine, Kafka, Postgres, RabbitMq, needed, unique};
 
 /// A server of one test's own, run by the script of its kind in tests/rig.
 ///
@@ -48,7 +48,7 @@ impl Server {
 
     async fn create(kind: &'static str, settings: &[&str]) -> Server {
         // Says it when there is no rig to be part of.
-        Rig::get();
+        needed();
         // Made before its start, so that a failing start is tidied up, too.
         let mut server = Server {
             kind,
@@ -67,6 +67,11 @@ impl Server {
     /// Starts it again after [`stop`](Self::stop) or [`kill`](Self::kill); returns when it answers.
     pub async fn start(&self) {
         self.run("start", &[]).await;
+    }
+
+    /// The same; says why when it ended instead, because a server that it needs is away.
+    pub async fn try_start(&self) -> Result<(), String> {
+        self.try_run("start", &[]).await.map(|_| ())
     }
 
     /// Asks it to end, as an administrator would.
@@ -94,7 +99,7 @@ impl Server {
 
     /// Where it logs and keeps its data.
     pub fn folder(&self) -> PathBuf {
-        Rig::get().folder(self.kind, &self.name)
+        needed().join(self.kind).join(&self.name)
     }
 
     pub fn as_postgres(&self) -> Postgres {
@@ -113,7 +118,8 @@ impl Server {
         Engine::at(self.part("rest"))
     }
 
-    fn part(&self, key: &str) -> &str {
+    /// One of the addresses that its script printed.
+    pub fn part(&self, key: &str) -> &str {
         match self.address.get(key) {
             Some(value) => value,
             None => panic!("a {} server has no address called {key}", self.kind),
@@ -121,19 +127,23 @@ impl Server {
     }
 
     async fn run(&self, verb: &str, settings: &[&str]) -> String {
+        match self.try_run(verb, settings).await {
+            Ok(said) => said,
+            Err(why) => panic!("{} {verb} failed:\n{why}", self.kind),
+        }
+    }
+
+    async fn try_run(&self, verb: &str, settings: &[&str]) -> Result<String, String> {
         let mut command = self.command(verb);
         command.args(settings);
         let output = tokio::process::Command::from(command)
             .output()
             .await
             .expect("tests/rig is there");
-        assert!(
-            output.status.success(),
-            "{} {verb} failed:\n{}",
-            self.kind,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     fn command(&self, verb: &str) -> Command {

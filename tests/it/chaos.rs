@@ -1,0 +1,196 @@
+//! The chaos run: everything that can break does, again and again, and the effects are counted.
+//!
+//! Three daemons, two engine nodes, PostgreSQL, RabbitMQ and Kafka, all of the run's own. A seeded schedule of faults
+//! comes in rounds; after each, everything is whole again, what was sent is worked off, and a checker that knows
+//! nothing of what the daemons believe counts effects in the engine's history. `tests/chaos` chooses how long; the
+//! test alone is one round, which has every kind of fault.
+
+mod checker;
+mod faults;
+mod node;
+mod options;
+mod producer;
+mod proxy;
+mod report;
+mod schedule;
+mod world;
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+
+use checker::Verdict;
+use faults::{Breaking, Event};
+use options::Options;
+use producer::{Load, Sent};
+use report::{Figures, Recovery, Story};
+use world::World;
+
+use crate::crash::say;
+use crate::crash::shop::Random;
+use crate::rig::eventually;
+
+/// Faults that may overlap.
+const OVERLAP: usize = 4;
+/// How long everything may take once nothing is broken any more.
+const DRAIN: Duration = Duration::from_mins(4);
+/// How often it is said what is still to be done.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+/// How long messages are sent after the last fault has begun.
+const TAIL: Duration = Duration::from_secs(2);
+
+/// A run, round by round.
+struct Run<'a> {
+    world: &'a World,
+    options: &'a Options,
+    begun: Instant,
+    sent: Sent,
+    events: Vec<Event>,
+    rounds: u64,
+}
+
+impl Run<'_> {
+    /// Until it is over or something is wrong.
+    async fn rounds(&mut self) -> Verdict {
+        loop {
+            self.round().await;
+            let verdict = checker::look(&self.world.shop, &self.sent).await;
+            say(&format!(
+                "[{:7.1} s] round {} is over: {} faults so far, {} messages, {} lost, {} doubled",
+                self.begun.elapsed().as_secs_f64(),
+                self.rounds,
+                self.events.len(),
+                self.sent.messages.len(),
+                verdict.lost.len(),
+                verdict.doubled.len()
+            ));
+            let over = self
+                .options
+                .is_over(self.begun.elapsed(), self.events.len());
+            if over || !verdict.is_good() {
+                return verdict;
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        self.rounds += 1;
+        let seed = self.options.seed;
+        let steps = schedule::round(seed, self.rounds);
+        let last = steps.last().map_or(Duration::ZERO, |step| step.at);
+        let (shop, sources) = (&self.world.shop, &self.world.sources);
+        let mut random = Random(seed ^ self.rounds);
+        let loads: Vec<Load> = sources
+            .iter()
+            .map(|source| Load::of(source, shop, &self.sent, self.rounds, &mut random))
+            .collect();
+        let breaking = Breaking {
+            world: self.world,
+            begun: self.begun,
+            overlap: Semaphore::new(OVERLAP),
+            events: std::sync::Mutex::default(),
+        };
+        let sending = sources.iter().zip(&loads);
+        let sending = join_all(sending.map(|(source, load)| load.send(source, last + TAIL)));
+        let (sent, ()) = tokio::join!(sending, breaking.all(&steps));
+        self.events.extend(breaking.events.into_inner().unwrap());
+        for sent in sent {
+            self.sent.add(sent);
+        }
+        self.drain().await;
+    }
+
+    /// Waits until everything is done, as far as it can be seen; the checker says what is missing.
+    async fn drain(&self) {
+        let unique = self.sent.messages.len();
+        let mut told = Instant::now();
+        let settled = async || {
+            let (states, left) = self.world.shop.states().await?;
+            if told.elapsed() > TOLD_EVERY {
+                told = Instant::now();
+                say(&format!(
+                    "[{:7.1} s] of {unique} messages: {states:?}, {left} jobs",
+                    self.begun.elapsed().as_secs_f64()
+                ));
+            }
+            let done = states.get("done").copied().unwrap_or(0);
+            let all = usize::try_from(done).ok()? >= unique;
+            (all && done == states.values().sum::<i64>() && left == 0).then_some(())
+        };
+        let waiting = eventually("everything being done", DRAIN * 2, settled);
+        if tokio::time::timeout(DRAIN, waiting).await.is_err() {
+            say(&format!("not everything was done within {DRAIN:?}"));
+            return;
+        }
+        join_all(
+            self.world
+                .sources
+                .iter()
+                .map(|source| source.entrance.until_drained()),
+        )
+        .await;
+    }
+
+    async fn figures(&self, verdict: &Verdict) -> Figures {
+        let mut recovery = Recovery::default();
+        for node in &self.world.nodes {
+            let mut node = node.lock().await;
+            node.note_recovery().await;
+            recovery.join(&node.recovery);
+        }
+        let story = Story {
+            events: &self.events,
+            sent: &self.sent,
+            verdict,
+            times: &checker::times(&self.world.shop, &self.sent).await,
+            recovery: &recovery,
+        };
+        Figures {
+            seed: self.options.seed,
+            commit: self.options.commit.clone(),
+            other_build: self.options.other_build(),
+            seconds: self.begun.elapsed().as_secs(),
+            rounds: self.rounds,
+            ..Figures::of(&story)
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_message_has_one_effect_in_its_order_while_everything_breaks() {
+    let options = Options::read();
+    say(&format!("SLUICE_TEST_SEED={}", options.seed));
+    let world = World::start(options.other.as_deref()).await;
+    let mut run = Run {
+        world: &world,
+        options: &options,
+        begun: Instant::now(),
+        sent: Sent::default(),
+        events: Vec::new(),
+        rounds: 0,
+    };
+    let ended = AssertUnwindSafe(async {
+        let verdict = run.rounds().await;
+        let figures = run.figures(&verdict).await;
+        (verdict, figures)
+    });
+    let ended = ended.catch_unwind().await;
+    if !matches!(&ended, Ok((verdict, _)) if verdict.is_good()) {
+        world.keep_logs(&options.logs).await;
+        let logs = options.logs.display();
+        say(&format!(
+            "seed {}: the logs of all are kept in {logs}",
+            options.seed
+        ));
+    }
+    let (verdict, figures) = match ended {
+        Ok(ended) => ended,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    say(&figures.text());
+    options.write(&figures);
+    assert!(verdict.is_good(), "seed {}: {verdict:#?}", options.seed);
+}
