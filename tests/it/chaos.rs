@@ -39,6 +39,8 @@ const OVERLAP: usize = 4;
 const DRAIN: Duration = Duration::from_mins(4);
 /// How often it is said what is still to be done.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
+/// Orders of one source for each deck of faults; each is seven messages and a duplicate or two.
+const ORDERS: usize = 45;
 /// How long messages are sent after the last fault has begun.
 const TAIL: Duration = Duration::from_secs(2);
 
@@ -79,13 +81,16 @@ impl Run<'_> {
     async fn round(&mut self) {
         self.rounds += 1;
         let seed = self.options.seed;
-        let steps = schedule::round(seed, self.rounds);
+        let steps = schedule::round(seed, self.rounds, self.options.decks);
         let last = steps.last().map_or(Duration::ZERO, |step| step.at);
         let (shop, sources) = (&self.world.shop, &self.world.sources);
         let mut random = Random(seed ^ self.rounds);
         let loads: Vec<Load> = sources
             .iter()
-            .map(|source| Load::of(source, shop, &self.sent, self.rounds, &mut random))
+            .map(|source| {
+                let orders = ORDERS * self.options.decks;
+                Load::of(source, shop, &self.sent, (self.rounds, orders), &mut random)
+            })
             .collect();
         let breaking = Breaking {
             world: self.world,

@@ -12,6 +12,8 @@ pub struct Options {
     length: Duration,
     /// … and so many faults have happened.
     faults: usize,
+    /// How many decks of faults a round has.
+    pub decks: usize,
     /// Where the figures go.
     json: Option<PathBuf>,
     /// Another build of the daemon, between which nodes change.
@@ -34,11 +36,20 @@ impl Options {
         };
         let seed = crate::rig::seed();
         let faults = number("SLUICE_CHAOS_FAULTS").unwrap_or(1);
+        let faults = usize::try_from(faults).expect("a usize is as large");
+        let length = Duration::from_secs(number("SLUICE_CHAOS_SECONDS").unwrap_or(0));
+        let deck = schedule::faults_in_a_deck();
         let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
         Options {
             seed,
-            length: Duration::from_secs(number("SLUICE_CHAOS_SECONDS").unwrap_or(0)),
-            faults: usize::try_from(faults).expect("a usize is as large"),
+            length,
+            faults,
+            // A long run need not count so often.
+            decks: if length.is_zero() && faults <= deck {
+                1
+            } else {
+                2
+            },
             json: of("SLUICE_CHAOS_JSON").map(PathBuf::from),
             other: of("SLUICE_CHAOS_OTHER").map(PathBuf::from),
             logs: of("SLUICE_CHAOS_LOGS").map_or(logs, PathBuf::from),
@@ -72,6 +83,7 @@ mod tests {
             seed: 1,
             length: std::time::Duration::ZERO,
             faults: 1,
+            decks: 1,
             json: None,
             other: None,
             logs: std::path::PathBuf::new(),
@@ -79,6 +91,6 @@ mod tests {
         };
         let passed = std::time::Duration::from_secs(1);
         assert!(!options.is_over(passed, 0));
-        assert!(options.is_over(passed, schedule::faults_in_a_round()));
+        assert!(options.is_over(passed, schedule::faults_in_a_deck()));
     }
 }

@@ -12,8 +12,6 @@ use chrono::{DateTime, Utc};
 use super::world::Source;
 use crate::crash::shop::{Kind, Message, Random, Shop, messages};
 
-/// Orders of one source in a round; each is seven messages and a duplicate or two.
-const ORDERS: usize = 45;
 /// Messages of a source that are sent at once, at most.
 const CHUNK: usize = 10;
 /// Messages of a source from earlier rounds that are sent once more in each round.
@@ -41,9 +39,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// The same for the same seed, but for the names.
-    pub fn of(source: &Source, shop: &Shop, sent: &Sent, round: u64, random: &mut Random) -> Load {
-        let orders = shop.orders(&format!("{}r{round}", source.name), ORDERS);
+    /// For a round and its number of orders; the same for the same seed, but for the names.
+    pub fn of(
+        source: &Source,
+        shop: &Shop,
+        sent: &Sent,
+        (round, orders): (u64, usize),
+        random: &mut Random,
+    ) -> Load {
+        let orders = shop.orders(&format!("{}r{round}", source.name), orders);
         let mut all = messages(&orders, random.next());
         let prefix = format!("-{}r", source.name);
         let old: Vec<&String> = sent

@@ -54,8 +54,8 @@ pub enum Kind {
     Vanished,
 }
 
-/// A kind, and how often a round has it.
-const ROUND: [(Kind, usize); 26] = [
+/// A kind, and how often a deck has it. A round is shuffled from one deck or several.
+const DECK: [(Kind, usize); 26] = [
     (Kind::DaemonKill, 2),
     (Kind::DaemonFreeze, 1),
     (Kind::DaemonLeaves, 1),
@@ -170,17 +170,17 @@ impl Far {
     }
 }
 
-/// Number of faults in each round.
-pub fn faults_in_a_round() -> usize {
-    ROUND.iter().map(|(_, times)| times).sum()
+/// Number of faults in each deck.
+pub fn faults_in_a_deck() -> usize {
+    DECK.iter().map(|(_, times)| times).sum()
 }
 
-/// The faults of a round, by its number, in the order of their beginning.
-pub fn round(seed: u64, number: u64) -> Vec<Step> {
+/// The faults of a round of so many decks, by its number, in the order of their beginning.
+pub fn round(seed: u64, number: u64, decks: usize) -> Vec<Step> {
     let mut random = Random(seed ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93));
-    let kinds = ROUND
+    let kinds = DECK
         .iter()
-        .flat_map(|&(kind, times)| std::iter::repeat_n(kind, times));
+        .flat_map(|&(kind, times)| std::iter::repeat_n(kind, times * decks));
     let mut kinds: Vec<Kind> = kinds.collect();
     random.shuffle(&mut kinds);
     let mut at = Duration::ZERO;
@@ -207,23 +207,23 @@ fn between(random: &mut Random, (from_ms, to_ms): (u64, u64)) -> Duration {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{ROUND, faults_in_a_round, round};
+    use super::{DECK, faults_in_a_deck, round};
 
     #[test]
     fn the_same_seed_gives_the_same_schedule_and_another_one_another() {
-        assert_eq!(round(7, 3), round(7, 3));
-        assert_ne!(round(7, 3), round(8, 3));
-        assert_ne!(round(7, 3), round(7, 4), "every round is another");
+        assert_eq!(round(7, 3, 2), round(7, 3, 2));
+        assert_ne!(round(7, 3, 2), round(8, 3, 2));
+        assert_ne!(round(7, 3, 2), round(7, 4, 2), "every round is another");
     }
 
     #[test]
     fn a_round_holds_every_kind_and_goes_forward_in_time() {
         for number in 0..50 {
-            let steps = round(1, number);
-            assert_eq!(steps.len(), faults_in_a_round());
+            let steps = round(1, number, 2);
+            assert_eq!(steps.len(), 2 * faults_in_a_deck());
             assert!(steps.is_sorted_by_key(|step| step.at));
             let kinds: BTreeSet<_> = steps.iter().map(|step| step.fault.kind).collect();
-            assert_eq!(kinds.len(), ROUND.len());
+            assert_eq!(kinds.len(), DECK.len());
         }
     }
 }
