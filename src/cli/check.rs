@@ -72,9 +72,9 @@ pub async fn check(globals: &Globals, arguments: &Arguments) -> Result<ExitCode,
         Err(failure) => return Err(failure),
     };
     let mut found = Findings::of(&path, &report);
+    found.memory = Some(MemoryBound::of(&config));
     if arguments.connect {
         found.parts = Box::pin(connect::connect(&config)).await?;
-        found.memory = Some(MemoryBound::of(&config));
         let refused = |finding: &Finding| finding.level == Level::Error;
         found.ok = !found
             .parts

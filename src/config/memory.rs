@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::Config;
 use crate::units::Size;
 
-/// What a message of a RabbitMQ queue is reckoned with, whose broker counts messages and not bytes.
-const RECKONED_MESSAGE: Size = Size(64 * 1024);
+/// How often a message is in memory while its transaction is under way: as it came, as it was decoded, among
+/// the arguments of its statement, and in the connection's buffer.
+const COPIES: u64 = 4;
 
 /// The sum, and of what it is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,19 +44,18 @@ impl MemoryBound {
                 intake.max_batches as u64
             };
             add(
-                batches * intake.max_batch_bytes.0,
+                COPIES * batches * intake.max_batch_bytes.0,
                 format!(
-                    "source {name}, {batches} × intake.max_batch_bytes ({})",
+                    "source {name}, {COPIES} copies on the way to the database of {batches} × intake.max_batch_bytes ({})",
                     intake.max_batch_bytes
                 ),
             );
             if let Some(rabbitmq) = &source.rabbitmq {
-                let count = u64::from(rabbitmq.prefetch_count.get());
                 add(
-                    count * RECKONED_MESSAGE.0,
+                    rabbitmq.prefetch.0,
                     format!(
-                        "source {name}, prefetch_count ({count}) × a message of {RECKONED_MESSAGE}; \
-                         the broker counts messages, so larger ones take more"
+                        "source {name}, prefetch ({}), and what has arrived before it is given back",
+                        rabbitmq.prefetch
                     ),
                 );
             }
@@ -72,8 +72,11 @@ impl MemoryBound {
             }
         }
         add(
-            config.sweeper.limit_bytes.0,
-            "sweeper, sweeper.limit_bytes".to_owned(),
+            COPIES * config.sweeper.limit_bytes.0,
+            format!(
+                "sweeper, {COPIES} copies of sweeper.limit_bytes ({})",
+                config.sweeper.limit_bytes
+            ),
         );
         Self {
             total_bytes: parts.iter().map(|part| part.bytes).sum(),

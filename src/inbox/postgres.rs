@@ -21,11 +21,11 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgPool, Postgres};
-use sqlx::{AssertSqlSafe, Executor as _, SqlSafeStr as _, SqlStr};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, SqlSafeStr as _, SqlStr};
 use uuid::Uuid;
 
 use self::connect::Connections;
@@ -38,6 +38,9 @@ use crate::finding::Finding;
 
 /// A transaction, which the engines in this database share.
 pub type Tx = sqlx::Transaction<'static, Postgres>;
+
+/// A statement that takes longer is told of.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// How much longer than the server's own limit this side waits for a statement's answer.
 const GRACE: Duration = Duration::from_secs(5);
@@ -78,7 +81,9 @@ impl PostgresInbox {
         let options = PgConnectOptions::from_str(config.url.expose_secret())
             .map_err(DbError::of("inbox.url"))?
             .extra_float_digits(None)
-            .application_name(application_name);
+            .application_name(application_name)
+            // The driver would log slow statements with their whole text.
+            .disable_statement_logging();
         let inner = Inner {
             connections: Connections::new(options, config.connections),
             begin: begin_statement(config),
@@ -137,7 +142,12 @@ impl PostgresInbox {
         step: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, DbError> {
+        let began = Instant::now();
         let answer = tokio::time::timeout(self.inner.patience, work).await;
+        let took = began.elapsed();
+        if took > SLOW {
+            tracing::warn!(statement = step, ?took, "the database is slow");
+        }
         answer
             .unwrap_or_else(|_| Err(no_answer()))
             .map_err(DbError::of(step))

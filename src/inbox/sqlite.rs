@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{
     Sqlite, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -75,7 +76,9 @@ impl SqliteInbox {
             // NORMAL would lose the last commits, which are acknowledged, when the power fails.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(config.lock_timeout.0);
+            .busy_timeout(config.lock_timeout.0)
+            // The driver would log slow statements with their whole text.
+            .disable_statement_logging();
         let file = File::new(options.get_filename());
         let opened = file.clone();
         let writer = pool(1, config.statement_timeout.0).after_connect(move |_, _| {

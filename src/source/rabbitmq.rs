@@ -8,6 +8,7 @@
 mod config;
 mod envelope;
 mod management;
+mod prefetch;
 mod stream;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use config::{Argument, Declare, QueueType, RabbitmqConfig, RabbitmqTls};
 
 use crate::finding::Finding;
 use crate::source::{Source, SourceError, Stream};
+use prefetch::Prefetch;
 use stream::{Opened, RabbitmqStream};
 
 /// A configured queue.
@@ -37,6 +39,7 @@ pub struct Rabbitmq {
     /// Which of the URIs the next attempt takes; moves on after every failure and every lost stream.
     turn: AtomicUsize,
     incarnations: AtomicU64,
+    prefetch: Arc<Prefetch>,
 }
 
 impl Rabbitmq {
@@ -45,6 +48,10 @@ impl Rabbitmq {
         Self {
             client_name: format!("{client_name} {name}"),
             name,
+            prefetch: Arc::new(Prefetch::new(
+                config.prefetch_count.get(),
+                config.prefetch.bytes(),
+            )),
             config,
             ordered,
             turn: AtomicUsize::new(0),
@@ -106,9 +113,7 @@ impl Rabbitmq {
         }
         // A limit set after the consumer stands would not count for it.
         let qos = BasicQosOptions::default();
-        channel
-            .basic_qos(self.config.prefetch_count.get(), qos)
-            .await?;
+        channel.basic_qos(self.prefetch.count(), qos).await?;
         channel
             .basic_consume(
                 self.queue()?,
@@ -185,6 +190,7 @@ impl Source for Rabbitmq {
             ordered: self.ordered,
             delivery_limit: self.config.delivery_limit,
             incarnation,
+            prefetch: Arc::clone(&self.prefetch),
             connection,
             channel,
             consumer,
@@ -205,8 +211,8 @@ impl Source for Rabbitmq {
             queue.consumer_count()
         ))];
         findings.push(Finding::info(format!(
-            "at most {} deliveries are in memory, of whatever size the producers send (prefetch_count)",
-            self.config.prefetch_count
+            "at most {} deliveries are in memory, and about {} (prefetch_count, prefetch)",
+            self.config.prefetch_count, self.config.prefetch
         )));
         findings.extend(self.look_further(&vhost).await);
         if let Err(cause) = connection.close(200, "done".into()).await {

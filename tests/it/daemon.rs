@@ -291,9 +291,18 @@ impl Daemon {
 
     /// Bytes of memory that are its own and in use.
     pub fn memory(&self) -> u64 {
-        let file = format!("/proc/{}/smaps_rollup", self.pid());
+        self.of_system("VmRSS:")
+    }
+
+    /// The most that it ever had.
+    pub fn most_memory(&self) -> u64 {
+        self.of_system("VmHWM:")
+    }
+
+    fn of_system(&self, name: &str) -> u64 {
+        let file = format!("/proc/{}/status", self.pid());
         let text = std::fs::read_to_string(file).expect("the daemon runs");
-        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
         let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("Linux says it");
         kib * 1024

@@ -167,6 +167,48 @@ async fn memory_is_bounded_whatever_the_backlog() {
     daemon.stop().await;
 }
 
+/// Whole, while messages of 10 MB wait at both brokers.
+#[tokio::test]
+async fn large_messages_take_no_more_memory_than_check_says() {
+    const LARGE: usize = 10 << 20;
+    const EACH: i64 = 8;
+
+    let ledger = Ledger::open().await;
+    ledger.run("INSERT INTO orders VALUES ('k')").await;
+    let topic = Rig::get().topic(2).await;
+    let of_topic = Ledger::route("record", "")
+        .replace("\"queue\"", "\"topic\"")
+        .replace("@message_id", "$.id");
+    let config = ledger
+        .config("")
+        .kafka("topic", &topic, "")
+        .with(&Ledger::route("noted", ""))
+        .with(&of_topic);
+    let payload = |id: i64| {
+        json!({ "key": "k", "id": format!("r{id}"), "ballast": "b".repeat(LARGE) }).to_string()
+    };
+    for id in 0..EACH {
+        let large = message("noted", &id.to_string(), payload(id).as_bytes());
+        ledger.queue.publish_all(vec![large]).await;
+        let headers = [("type", "record")];
+        topic.produce(None, &headers, payload(id).as_bytes()).await;
+    }
+
+    let daemon = Daemon::start(&config, &[]).await;
+    eventually("the backlog being worked off", 2 * LIMIT, async || {
+        let all = ledger.number("SELECT count(*) FROM notes").await == 2 * EACH;
+        all.then_some(())
+    })
+    .await;
+    let found: serde_json::Value =
+        serde_json::from_str(&daemon.command(&["check", "--json"]).await).unwrap();
+    let said = found["memory"]["total_bytes"].as_u64().unwrap();
+    let most = daemon.most_memory();
+    println!("check says {} MiB, it took {} MiB", said >> 20, most >> 20);
+    assert!(most < said, "check says {said} bytes, it took {most}");
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn only_the_databases_clock_decides_whatever_a_nodes_own_says() {
     let ledger = Ledger::open().await;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::management;
 use crate::finding::Mistake;
-use crate::units::Span;
+use crate::units::{Size, Span};
 
 /// A `RabbitMQ` queue, classic or quorum.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -25,10 +25,13 @@ pub struct RabbitmqConfig {
     pub uris: Vec<SecretString>,
     /// The queue's name. It must exist, unless `declare` is given.
     pub queue: String,
-    /// How many deliveries the broker may send ahead of their acknowledgement. `RabbitMQ` counts messages
-    /// only, so the memory bound of this source is this number times the largest message.
+    /// How many deliveries the broker may send ahead of their acknowledgement.
     #[serde(default = "default_prefetch_count")]
     pub prefetch_count: NonZeroU16,
+    /// How much they may take in memory together. `RabbitMQ` counts messages only: when they turn out to
+    /// be larger, they are given back, and the source asks for fewer at once until the node restarts.
+    #[serde(default = "default_prefetch")]
+    pub prefetch: Size,
     /// How this consumer is called at the broker; empty: the broker chooses.
     #[serde(default)]
     pub consumer_tag: String,
@@ -105,6 +108,9 @@ pub struct RabbitmqTls {
 
 fn default_prefetch_count() -> NonZeroU16 {
     NonZeroU16::new(1000).expect("1000 is not zero")
+}
+fn default_prefetch() -> Size {
+    Size::mib(32)
 }
 fn default_heartbeat() -> Span {
     Span::secs(10)

@@ -1,7 +1,7 @@
 //! One connection to `RabbitMQ` with one channel and one consumer, until it ends.
 //!
 //! Deliveries are moved out of the client's buffer as they come, whether or not the intake takes them;
-//! the prefetch count bounds both buffers together. Invariant: an acknowledgement goes out through the
+//! the prefetch bounds both buffers together. Invariant: an acknowledgement goes out through the
 //! acker of a delivery of this very channel, and only for the finished prefix.
 
 use std::collections::VecDeque;
@@ -16,11 +16,13 @@ use futures_util::{FutureExt as _, Stream as _};
 use lapin::options::{BasicAckOptions, BasicCancelOptions};
 use lapin::{Acker, Channel, Connection, Consumer, Event};
 
+use super::prefetch::{Exceeded, Prefetch};
 use super::{address_error, envelope};
 use crate::message::{Delivery, Receipt};
 use crate::metrics;
 use crate::source::prefix::Tracker;
 use crate::source::{Limits, SourceError, Stream};
+use crate::units::Size;
 
 /// The only lane of a `RabbitMQ` source.
 const LANE: u32 = 0;
@@ -37,6 +39,7 @@ pub(super) struct Opened {
     pub ordered: bool,
     pub delivery_limit: u32,
     pub incarnation: u64,
+    pub prefetch: Arc<Prefetch>,
     pub connection: Connection,
     pub channel: Channel,
     pub consumer: Consumer,
@@ -48,9 +51,18 @@ pub(super) struct RabbitmqStream {
     /// Received, not yet taken by the intake.
     buffer: VecDeque<Delivery>,
     /// Of the deliveries that the finished prefix does not hold, by rising tag.
-    ackers: VecDeque<(u64, Acker)>,
+    held: VecDeque<Held>,
+    /// The sum of their sizes.
+    held_bytes: usize,
     tracker: Tracker,
     warned_of_limit: bool,
+}
+
+/// A delivery that is not acknowledged yet.
+struct Held {
+    tag: u64,
+    bytes: usize,
+    acker: Acker,
 }
 
 impl RabbitmqStream {
@@ -60,7 +72,8 @@ impl RabbitmqStream {
         Self {
             events: Box::pin(opened.connection.events_listener()),
             buffer: VecDeque::new(),
-            ackers: VecDeque::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
             tracker,
             warned_of_limit: false,
             opened,
@@ -127,19 +140,37 @@ impl RabbitmqStream {
             .tracker
             .deliver(LANE, from.delivery_tag)
             .map_err(|cause| SourceError::new("the broker's tags do not rise").because(cause))?;
-        self.ackers.push_back((from.delivery_tag, from.acker));
         let envelope = envelope::of(from.routing_key.as_str(), &from.properties);
         if let Some(count) = envelope.delivery_count {
             self.warn_of_limit(count);
         }
-        self.buffer.push_back(Delivery {
+        let delivery = Delivery {
             source: Arc::clone(&self.opened.source),
             payload: Bytes::from(from.data),
             envelope,
             redelivered: from.redelivered,
             receipt,
+        };
+        let bytes = delivery.size();
+        self.held_bytes += bytes;
+        self.held.push_back(Held {
+            tag: from.delivery_tag,
+            bytes,
+            acker: from.acker,
         });
-        Ok(())
+        self.buffer.push_back(delivery);
+        let prefetch = &self.opened.prefetch;
+        let held = prefetch.hold(self.held.len(), self.held_bytes);
+        held.map_err(|Exceeded { next }| {
+            let Opened { queue, address, .. } = &self.opened;
+            SourceError::new(format!(
+                "{} deliveries of queue {queue:?} at {address} take {}, more than prefetch = {}: \
+                 giving them back and asking for {next} at once",
+                self.held.len(),
+                Size(self.held_bytes as u64),
+                Size(prefetch.bytes() as u64),
+            ))
+        })
     }
 
     /// At its delivery limit a quorum queue drops the message by itself, and we would never know.
@@ -208,8 +239,9 @@ impl Stream for RabbitmqStream {
     async fn settle(&mut self, receipts: Vec<Receipt>) -> Result<(), SourceError> {
         for grown in self.tracker.settle(receipts) {
             let mut last = None;
-            while let Some((_, acker)) = self.ackers.pop_front_if(|(tag, _)| *tag <= grown.upto) {
-                last = Some(acker);
+            while let Some(held) = self.held.pop_front_if(|held| held.tag <= grown.upto) {
+                self.held_bytes -= held.bytes;
+                last = Some(held.acker);
             }
             let Some(acker) = last else { continue };
             let answer = acker.ack(BasicAckOptions { multiple: true }).await;

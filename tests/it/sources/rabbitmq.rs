@@ -187,6 +187,37 @@ async fn unacknowledged_deliveries_are_bounded_by_the_prefetch_count() {
 }
 
 #[tokio::test]
+async fn unacknowledged_deliveries_are_bounded_by_their_bytes_too() {
+    let queue = Rig::get().queue(QueueKind::Quorum).await;
+    let large: Vec<Vec<u8>> = (0..8_u8).map(|n| vec![b'0' + n; 400 << 10]).collect();
+    let messages = large
+        .iter()
+        .map(|payload| (payload.clone(), BasicProperties::default()));
+    queue.publish_all(messages.collect()).await;
+    let node = rabbitmq_node(&queue, "prefetch = '1MiB'", false);
+
+    let mut stream = open(&node).await;
+    let given_back = tokio::time::timeout(LIMIT, stream.idle()).await;
+    let given_back = given_back.expect("it holds too much").to_string();
+    assert!(
+        given_back.contains("more than prefetch = 1MiB") && given_back.contains("asking for 2"),
+        "{given_back}"
+    );
+    drop(stream);
+
+    let mut stream = open(&node).await;
+    let mut came = Vec::new();
+    while came.len() < large.len() {
+        let batch = take(&mut stream, 1).await;
+        assert!(queue.ready().await as usize >= large.len().saturating_sub(came.len() + 3));
+        came.extend(batch.iter().map(|delivery| delivery.payload.to_vec()));
+        settle(&mut stream, batch).await;
+    }
+    assert_eq!(came, large);
+    stream.close().await;
+}
+
+#[tokio::test]
 async fn a_stream_queue_is_refused() {
     let (_connection, channel) = channel().await;
     let name = unique();
