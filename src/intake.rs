@@ -48,6 +48,8 @@ pub struct IntakeConfig {
     pub max_batch: usize,
     /// Payload and headers of a batch, at most; one larger message goes alone.
     pub max_batch_bytes: Size,
+    /// What a compressed payload (`content_encoding`) may become; one that becomes more is dead.
+    pub max_content_bytes: Size,
     /// Batches of a source under way at once. A source with an ordered route has one.
     pub max_batches: usize,
     /// A second batch opens beside one that takes longer than this.
@@ -62,6 +64,7 @@ impl Default for IntakeConfig {
         Self {
             max_batch: 200,
             max_batch_bytes: Size::mib(16),
+            max_content_bytes: Size::mib(16),
             max_batches: 2,
             slow_batch: Span::ms(50),
             transaction_timeout: Span::secs(60),
@@ -169,14 +172,23 @@ impl<I: Inbox> Intake<I> {
         crash_point!("received");
         let mut receipts = Vec::with_capacity(deliveries.len());
         let mut items = Vec::with_capacity(deliveries.len());
+        let mut bytes = 0;
         for delivery in deliveries {
             metrics::delivered(&delivery.source, delivery.redelivered);
             // 1 decode
             match Item::decode(&self.routes, &self.engines, &delivery) {
-                Some(item) => items.push(item),
+                Some(item) => {
+                    bytes += item.size();
+                    items.push(item);
+                }
                 None => metrics::message(None, MessageOutcome::Ignored),
             }
             receipts.push(delivery.receipt);
+            // What was delivered small may have been packed.
+            if bytes > self.config.max_batch_bytes.bytes() {
+                self.store(std::mem::take(&mut items), arrived).await?;
+                bytes = 0;
+            }
         }
         self.store(items, arrived).await?;
         crash_point!("before_ack");

@@ -18,13 +18,17 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json_path::{JsonPath, NormalizedPath, PathElement};
 
-use crate::message::{DeadReason, Envelope, Text, Undecodable, Value};
+use crate::message::{Content, DeadReason, Envelope, Text, Undecodable, Value};
 
-/// A delivery while it is being mapped; its payload is parsed once, when an expression first reads it.
+/// A delivery while it is being mapped; its payload is unpacked and parsed once, when an expression first
+/// reads it.
 pub struct Subject<'a> {
     pub payload: &'a [u8],
     pub envelope: &'a Envelope,
-    json: OnceCell<Result<serde_json::Value, String>>,
+    /// What a compressed payload may become, in bytes.
+    limit: usize,
+    content: OnceCell<Result<Content<'a>, Undecodable>>,
+    json: OnceCell<Result<serde_json::Value, Undecodable>>,
 }
 
 impl<'a> Subject<'a> {
@@ -32,36 +36,61 @@ impl<'a> Subject<'a> {
         Self {
             payload,
             envelope,
+            limit: usize::MAX,
+            content: OnceCell::new(),
             json: OnceCell::new(),
         }
+    }
+
+    /// With a bound for what a compressed payload may become, in bytes.
+    #[must_use]
+    pub fn bounded(self, limit: usize) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// The payload without its content encoding.
+    ///
+    /// # Errors
+    /// [`DeadReason::Encoding`].
+    pub fn content(&self) -> Result<&Content<'a>, Undecodable> {
+        let content = self
+            .content
+            .get_or_init(|| Content::of(self.payload, self.envelope, self.limit));
+        content.as_ref().map_err(Clone::clone)
     }
 
     /// The payload as JSON.
     ///
     /// # Errors
-    /// [`DeadReason::NotJson`], with the line and column where it stops being JSON.
+    /// [`DeadReason::NotJson`], with the line and column where it stops being JSON; or as
+    /// [`Subject::content`].
     pub fn json(&self) -> Result<&serde_json::Value, Undecodable> {
         let parsed = self.json.get_or_init(|| {
-            serde_json::from_slice(self.payload).map_err(|cause| match self.payload.len() {
-                0 => "the payload is empty, expected JSON".to_owned(),
-                _ => format!(
-                    "the payload is not JSON at line {} column {}",
-                    cause.line(),
-                    cause.column()
-                ),
+            let content = self.content()?;
+            serde_json::from_slice(content.json()).map_err(|cause| Undecodable {
+                reason: DeadReason::NotJson,
+                detail: match (content.json().len(), content.schema()) {
+                    (0, _) => "the payload is empty, expected JSON".to_owned(),
+                    (_, None) => format!(
+                        "the payload is not JSON at line {} column {}",
+                        cause.line(),
+                        cause.column()
+                    ),
+                    (_, Some(schema)) => format!(
+                        "the payload is not JSON behind five bytes that look like Confluent's framing \
+                         (schema {schema}; Avro and Protobuf have it, too)"
+                    ),
+                },
             })
         });
-        parsed.as_ref().map_err(|detail| Undecodable {
-            reason: DeadReason::NotJson,
-            detail: detail.clone(),
-        })
+        parsed.as_ref().map_err(Clone::clone)
     }
 
     /// The payload's own text of the value at this place.
     ///
     /// Walks the raw text, so that nothing of it is rounded or reordered.
-    fn raw_at(&self, path: &NormalizedPath<'_>) -> Option<&'a RawValue> {
-        let mut raw: &RawValue = serde_json::from_slice(self.payload).ok()?;
+    fn raw_at(&self, path: &NormalizedPath<'_>) -> Option<&RawValue> {
+        let mut raw: &RawValue = serde_json::from_slice(self.content().ok()?.json()).ok()?;
         for element in path.iter() {
             raw = match element {
                 PathElement::Name(name) => {

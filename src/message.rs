@@ -4,8 +4,10 @@
 //! [`Message`] that a route's mapping made of it. Knows no broker, no database and no engine.
 //! Invariant: the payload's bytes are never changed; what is stored is what was delivered.
 
+mod content;
 mod reason;
 
+pub use content::Content;
 pub use reason::{DeadReason, WaitReason};
 
 use std::fmt;
@@ -198,6 +200,14 @@ pub struct Message {
     pub order_key: Option<String>,
 }
 
+impl Message {
+    /// The bytes that its variables hold in memory: unpacked, they may be more than were delivered.
+    pub fn size(&self) -> usize {
+        let of_variable = |variable: &Variable| variable.name.len() + variable.value.size();
+        self.variables.iter().map(of_variable).sum()
+    }
+}
+
 /// What the engine shall do with a message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
@@ -279,6 +289,20 @@ pub enum Value {
 }
 
 impl Value {
+    fn size(&self) -> usize {
+        match self {
+            Self::String(text) | Self::Json(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Null
+            | Self::Boolean(_)
+            | Self::Short(_)
+            | Self::Integer(_)
+            | Self::Long(_)
+            | Self::Double(_)
+            | Self::Date(_) => size_of::<Self>(),
+        }
+    }
+
     /// The engine's name of the type.
     pub fn type_name(&self) -> &'static str {
         match self {

@@ -287,9 +287,11 @@ pub enum Taken {
 }
 
 /// All routes, by source.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Routes {
     by_source: BTreeMap<String, (OnUnrouted, Vec<Arc<Route>>)>,
+    /// What a compressed payload may become, in bytes.
+    content_limit: usize,
 }
 
 impl Routes {
@@ -309,26 +311,42 @@ impl Routes {
                 .1
                 .push(Arc::new(route));
         }
-        Self { by_source }
+        Self {
+            by_source,
+            content_limit: usize::MAX,
+        }
+    }
+
+    /// Bounds what a compressed payload may become, in bytes.
+    #[must_use]
+    pub fn with_content_limit(self, content_limit: usize) -> Self {
+        Self {
+            content_limit,
+            ..self
+        }
+    }
+
+    /// A delivery, to be decoded.
+    pub fn subject<'a>(&self, payload: &'a [u8], envelope: &'a Envelope) -> Subject<'a> {
+        Subject::new(payload, envelope).bounded(self.content_limit)
     }
 
     /// Which route takes the delivery, and what it makes of it.
-    pub fn decode(&self, source: &str, payload: &[u8], envelope: &Envelope) -> Taken {
-        let subject = Subject::new(payload, envelope);
+    pub fn decode(&self, source: &str, subject: &Subject<'_>) -> Taken {
         let Some((on_unrouted, routes)) = self.by_source.get(source) else {
             return Taken::Dead(unrouted(source));
         };
         for route in routes {
-            match route.takes(&subject) {
+            match route.takes(subject) {
                 // Which route it is for cannot be told: dead, whatever `on_unrouted` says.
                 Err(undecodable) => return Taken::Dead(undecodable),
                 Ok(false) => {}
                 Ok(true) => {
                     let route = Arc::clone(route);
-                    return match route.decode(&subject) {
+                    return match route.decode(subject) {
                         Ok(message) => Taken::Message(route, Box::new(message)),
                         Err(undecodable) => Taken::Unusable {
-                            order_key: route.order_key(&subject),
+                            order_key: route.order_key(subject),
                             route,
                             undecodable,
                         },
@@ -386,7 +404,12 @@ impl Condition {
         };
         // An object where a string is expected does not match; a payload that is not JSON cannot be told.
         let text = match text {
-            Err(undecodable) if undecodable.reason == DeadReason::NotJson => {
+            Err(undecodable)
+                if matches!(
+                    undecodable.reason,
+                    DeadReason::NotJson | DeadReason::Encoding
+                ) =>
+            {
                 return Err(undecodable);
             }
             Err(_) => None,

@@ -131,6 +131,7 @@ pub fn routes(config: &Config) -> Routes {
             .iter()
             .map(|(name, route)| Route::new(name, route.clone())),
     )
+    .with_content_limit(config.intake.max_content_bytes.bytes())
 }
 
 /// What the routes will ask of this engine, as far as the configuration tells.

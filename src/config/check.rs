@@ -184,6 +184,7 @@ impl Check<'_> {
             ("max_batch", intake.max_batch),
             ("max_batches", intake.max_batches),
             ("max_batch_bytes", intake.max_batch_bytes.bytes()),
+            ("max_content_bytes", intake.max_content_bytes.bytes()),
         ] {
             if count == 0 {
                 self.error(&["intake", key], "expected 1 or more");

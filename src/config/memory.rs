@@ -50,6 +50,13 @@ impl MemoryBound {
                     intake.max_batch_bytes
                 ),
             );
+            add(
+                batches * intake.max_content_bytes.0,
+                format!(
+                    "source {name}, {batches} × a compressed message unpacked, intake.max_content_bytes ({})",
+                    intake.max_content_bytes
+                ),
+            );
             if let Some(rabbitmq) = &source.rabbitmq {
                 add(
                     rabbitmq.prefetch.0,

@@ -49,6 +49,7 @@ fn needs_somebody(reason: WaitReason) -> bool {
 fn dead_because(reason: DeadReason) -> &'static str {
     match reason {
         DeadReason::NotJson => "the payload is not JSON",
+        DeadReason::Encoding => "its content encoding cannot be undone",
         DeadReason::Unrouted => "no route takes it",
         DeadReason::NoKey => "its dedup key has no value",
         DeadReason::Mapping => "a field is missing or has the wrong type",

@@ -146,6 +146,8 @@ pub struct Rekey<'a> {
     pub key: &'a UniqueKey,
     /// The key as people know it.
     pub dedup_key: &'a str,
+    /// Of the payload as it is read today.
+    pub payload_hash: Hash,
     /// Under the order key that it was born with it keeps its place; under another it is the last.
     pub order: Option<&'a OrderKey>,
 }

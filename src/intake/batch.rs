@@ -88,7 +88,8 @@ impl Item {
         envelope: Envelope,
         redelivered: bool,
     ) -> Option<Self> {
-        let decoded = match routes.decode(source, &payload, &envelope) {
+        let subject = routes.subject(&payload, &envelope);
+        let decoded = match routes.decode(source, &subject) {
             Taken::Ignored => return None,
             Taken::Dead(undecodable) => Decoded::Dead {
                 route: None,
@@ -119,7 +120,11 @@ impl Item {
                 .is_some_and(|engine| engine.announces(message)),
             Decoded::Refused { .. } | Decoded::Dead { .. } => false,
         };
-        let payload_hash = Hash::of(&[&payload]);
+        // Packed anew by its producer, it is still the same payload.
+        let payload_hash = match subject.content() {
+            Ok(content) => Hash::of(&[content.unpacked()]),
+            Err(_) => Hash::of(&[&payload]),
+        };
         let (key, dedup_key) = match &decoded {
             Decoded::Message { route, message } | Decoded::Refused { route, message, .. } => (
                 UniqueKey {
@@ -150,6 +155,11 @@ impl Item {
             Decoded::Message { route, .. } | Decoded::Refused { route, .. } => Some(route),
             Decoded::Dead { route, .. } => route.as_ref(),
         }
+    }
+
+    /// The bytes that decoding it has added to what was delivered.
+    pub fn size(&self) -> usize {
+        self.message().map_or(0, Message::size)
     }
 
     pub fn route_name(&self) -> Option<&str> {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::engine::Ask;
 use crate::inbox::{Change, Class, DbError, State, StateName, StoredRow};
-use crate::mapping::Subject;
 use crate::message::{DeadReason, Envelope, Message, Undecodable, WaitReason};
 use crate::route::{Route, Routes};
 
@@ -57,7 +56,7 @@ impl Drive {
             }
             (Some(payload), Ok(envelope)) => {
                 let route = Arc::clone(routes.get(row.route.as_deref()?)?);
-                let subject = Subject::new(payload, &envelope);
+                let subject = routes.subject(payload, &envelope);
                 let message = route.decode(&subject).and_then(|message| {
                     batch::fits(engines, &route, &message)?;
                     Ok(Box::new(message))
@@ -76,6 +75,15 @@ impl Drive {
             attempts: self.row.attempts,
             expired: self.row.expired,
             age: self.row.age,
+        }
+    }
+
+    /// The bytes that decoding it has added to what is stored.
+    pub fn size(&self) -> usize {
+        match &self.decoded {
+            Redecoded::Message { message, .. } => message.size(),
+            Redecoded::Anew(item) => item.size(),
+            Redecoded::Unreadable { .. } | Redecoded::Settled(_) => 0,
         }
     }
 

@@ -156,9 +156,16 @@ impl<I: Inbox> Intake<I> {
     /// Those of the rows that this node can drive, locked and decoded again.
     async fn take(&self, tx: &mut I::Tx, take: Take<'_>) -> Result<Vec<Drive>, DbError> {
         let rows = self.inbox.take(tx, take, &self.blocking_scopes).await?;
+        let mut bytes = 0;
         Ok(rows
             .into_iter()
             .filter_map(|row| Drive::of(&self.routes, &self.engines, row))
+            // Unpacked, they may be more than the page was bounded to; the next round takes the rest.
+            .take_while(|drive| {
+                let first = bytes == 0;
+                bytes += drive.size();
+                first || bytes <= self.config.max_batch_bytes.bytes()
+            })
             .collect())
     }
 
@@ -192,6 +199,7 @@ impl<I: Inbox> Intake<I> {
                     route: &route.name,
                     key: &item.key,
                     dedup_key: &item.dedup_key,
+                    payload_hash: item.payload_hash,
                     order: order.as_ref(),
                 };
                 self.inbox.rekey(tx, rekey).await?;

@@ -5,6 +5,8 @@
 pub enum DeadReason {
     /// The payload is not JSON, though the route's mapping reads it.
     NotJson,
+    /// The payload's content encoding is unknown, broken, or hides more than is allowed.
+    Encoding,
     /// No route of the source takes it.
     Unrouted,
     /// The dedup key has no value.
@@ -30,8 +32,9 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NotJson,
+        Self::Encoding,
         Self::Unrouted,
         Self::NoKey,
         Self::Mapping,
@@ -48,6 +51,7 @@ impl DeadReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotJson => "not_json",
+            Self::Encoding => "encoding",
             Self::Unrouted => "unrouted",
             Self::NoKey => "no_key",
             Self::Mapping => "mapping",

@@ -32,14 +32,14 @@ fn the_first_route_that_matches_takes_the_delivery() {
         "{base}when = [{{ value = '$.kind', one_of = ['B', 2] }}, {{ header = 'type', exists = true }}]\napply = {{}}"
     );
     let routes = routes(&[("a", &a), ("b", &b)], OnUnrouted::Dead);
-    let taken =
-        |payload: &str, envelope: &Envelope| match routes.decode("s", payload.as_bytes(), envelope)
-        {
-            Taken::Message(route, _) => format!("{} true", route.name),
-            Taken::Unusable { route, .. } => format!("{} false", route.name),
-            Taken::Dead(undecodable) => undecodable.reason.as_str().to_owned(),
-            Taken::Ignored => "ignored".to_owned(),
-        };
+    let taken = |payload: &str, envelope: &Envelope| match routes
+        .decode("s", &Subject::new(payload.as_bytes(), envelope))
+    {
+        Taken::Message(route, _) => format!("{} true", route.name),
+        Taken::Unusable { route, .. } => format!("{} false", route.name),
+        Taken::Dead(undecodable) => undecodable.reason.as_str().to_owned(),
+        Taken::Ignored => "ignored".to_owned(),
+    };
     assert_eq!(taken(r#"{"id":1,"kind":"B"}"#, &with_type("A")), "a true");
     assert_eq!(taken(r#"{"id":1,"kind":2}"#, &with_type("x")), "b true");
     assert_eq!(taken(r#"{"kind":2}"#, &with_type("x")), "b false");
@@ -56,14 +56,17 @@ fn what_is_not_json_is_never_ignored() {
     let routes = routes(&[("r", route)], OnUnrouted::Ignore);
     let envelope = Envelope::default();
     assert!(matches!(
-        routes.decode("s", b"{}", &envelope),
+        routes.decode("s", &Subject::new(b"{}", &envelope)),
         Taken::Ignored
     ));
     assert!(matches!(
-        routes.decode("s", b"oops", &envelope),
+        routes.decode("s", &Subject::new(b"oops", &envelope)),
         Taken::Dead(_)
     ));
-    assert!(matches!(routes.decode("s", b"", &envelope), Taken::Dead(_)));
+    assert!(matches!(
+        routes.decode("s", &Subject::new(b"", &envelope)),
+        Taken::Dead(_)
+    ));
 }
 
 #[test]

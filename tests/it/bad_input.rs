@@ -168,7 +168,11 @@ fn for_rabbitmq(case: &Case) -> (Vec<u8>, BasicProperties) {
         headers.insert("text".into(), value);
     }
     let payload = case.payload.clone().unwrap_or_default();
-    (payload, BasicProperties::default().with_headers(headers))
+    let properties = BasicProperties::default().with_headers(headers);
+    match case.encoding {
+        Some(encoding) => (payload, properties.with_content_encoding(encoding.into())),
+        None => (payload, properties),
+    }
 }
 
 /// Headers of any bytes, and records without a payload.
@@ -192,6 +196,12 @@ async fn produce(topic: &Topic, cases: &[Case]) {
                     value: Some(value),
                 });
             }
+        }
+        if let Some(encoding) = case.encoding {
+            headers = headers.insert(Header {
+                key: "content-encoding",
+                value: Some(encoding),
+            });
         }
         let mut record: FutureRecord<'_, str, [u8]> =
             FutureRecord::to(topic.name()).headers(headers);

@@ -8,6 +8,7 @@ mod in_order;
 mod mended;
 mod nodes;
 mod order;
+mod packed;
 mod patience;
 mod residue;
 mod routes;

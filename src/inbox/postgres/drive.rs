@@ -119,6 +119,7 @@ statements! {
     rekey: r"/* inbox.rekey */
         UPDATE {s}.inbox SET
             route = $3, scope = $4, dedup_hash = $5, dedup_key = $6, order_scope = $7, order_key = $8,
+            payload_hash = $9,
             position = CASE
                 WHEN order_scope = $7 AND order_key = $8 THEN position
                 WHEN $8 IS NOT NULL THEN nextval('{s}.inbox_position') END
@@ -292,7 +293,8 @@ pub(super) async fn rekey(
         .bind(&rekey.key.hash.0[..])
         .bind(text::shown(rekey.dedup_key))
         .bind(rekey.order.map(|order| order.scope.as_str()))
-        .bind(rekey.order.map(|order| order.key.as_str()));
+        .bind(rekey.order.map(|order| order.key.as_str()))
+        .bind(&rekey.payload_hash.0[..]);
     inbox
         .within("inbox.rekey", query.execute(&mut **tx))
         .await?;

@@ -95,7 +95,7 @@ const CHANGE: &str = concat!(
     WHERE id = ?1 AND state = ?2 AND epoch = ?3"
 );
 const REKEY: &str = r"/* inbox.rekey */
-    UPDATE inbox SET route = ?3, scope = ?4, dedup_hash = ?5, dedup_key = ?6
+    UPDATE inbox SET route = ?3, scope = ?4, dedup_hash = ?5, dedup_key = ?6, payload_hash = ?7
     WHERE id = ?1 AND epoch = ?2";
 const PURGE_KEYS: &str = concat!(
     r"/* inbox.purge_keys */
@@ -228,6 +228,7 @@ pub(super) async fn rekey(tx: &mut Tx, rekey: Rekey<'_>) -> Result<(), sqlx::Err
         .bind(rekey.key.scope.clone())
         .bind(rekey.key.hash.0.to_vec())
         .bind(text::shown(rekey.dedup_key))
+        .bind(rekey.payload_hash.0.to_vec())
         .execute(&mut **tx)
         .await?;
     Ok(())

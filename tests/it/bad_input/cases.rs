@@ -1,5 +1,9 @@
 //! The table of bad input, with good input between it.
 
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use serde_json::{Value, json};
 
 use crate::rig::Deployment;
@@ -22,6 +26,8 @@ pub struct Case {
     pub payload: Option<Vec<u8>>,
     /// A header that the route maps to a variable.
     pub header: Option<Vec<u8>>,
+    /// What the producer says about how it packed the payload.
+    pub encoding: Option<&'static str>,
     pub wanted: Wanted,
 }
 
@@ -76,6 +82,18 @@ impl Good<'_> {
         self.push(label, Some(payload), Some(header), wanted);
     }
 
+    fn encoded(
+        &mut self,
+        label: &'static str,
+        encoding: &'static str,
+        payload: Vec<u8>,
+        wanted: Option<Wanted>,
+    ) {
+        self.bytes(label, payload, wanted);
+        let case = self.cases.last_mut().expect("it was just pushed");
+        case.encoding = Some(encoding);
+    }
+
     /// `wanted`: `None` for the effect of a good message.
     fn push(
         &mut self,
@@ -89,6 +107,7 @@ impl Good<'_> {
             label,
             payload,
             header,
+            encoding: None,
             wanted,
         });
         self.number += 1;
@@ -114,6 +133,10 @@ pub fn all(source: &str, models: &Deployment, quoted: &str, kafka: bool) -> Vec<
     values(&mut good);
     names(&mut good, quoted);
     headers(&mut good, kafka);
+    encodings(&mut good);
+    if kafka {
+        framings(&mut good);
+    }
     good.with("a good last", &json!({}), None);
     good.cases
 }
@@ -307,4 +330,52 @@ fn headers(good: &mut Good<'_>, kafka: bool) {
             Some(Wanted::Dead("value_too_long")),
         );
     }
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn encodings(good: &mut Good<'_>) {
+    let dead = || Some(Wanted::Dead("encoding"));
+    let packed = gzip(good.message().to_string().as_bytes());
+    good.encoded("packed", "gzip", packed, None);
+    let packed = gzip(good.message().to_string().as_bytes());
+    good.encoded("packed by Spring", "gzip:UTF-8", packed, None);
+    let mut deflated = ZlibEncoder::new(Vec::new(), Compression::fast());
+    deflated
+        .write_all(good.message().to_string().as_bytes())
+        .unwrap();
+    good.encoded("deflated", "deflate", deflated.finish().unwrap(), None);
+    let plain = good.message().to_string().into_bytes();
+    good.encoded("a character set as encoding", "UTF-8", plain, None);
+
+    let plain = good.message().to_string().into_bytes();
+    good.encoded("said to be packed", "gzip", plain, dead());
+    let packed = gzip(good.message().to_string().as_bytes());
+    let cut = packed[..packed.len() - 1].to_vec();
+    good.encoded("packed and cut off", "gzip", cut, dead());
+    good.encoded("an unknown encoding", "br", packed, dead());
+    let bomb = gzip(&vec![b' '; 200 << 20]);
+    good.encoded("a bomb", "gzip", bomb, dead());
+    let text = gzip(b"Hello!");
+    let wanted = Some(Wanted::Dead("not_json"));
+    good.encoded("packed and not json", "gzip", text, wanted);
+}
+
+/// As Confluent's serializers write it.
+fn framings(good: &mut Good<'_>) {
+    let framed = |good: &Good<'_>| {
+        let message = good.message().to_string().into_bytes();
+        [b"\0\0\0\0\x2a".to_vec(), message].concat()
+    };
+    let payload = framed(good);
+    good.bytes("framed", payload, None);
+    let packed = gzip(&framed(good));
+    good.encoded("framed and packed", "gzip", packed, None);
+    let avro = b"\0\0\0\0\x2a\x06abc".to_vec();
+    let wanted = Some(Wanted::Dead("not_json"));
+    good.bytes("framed and not json", avro, wanted);
 }
