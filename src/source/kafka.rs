@@ -10,6 +10,7 @@ mod config;
 mod context;
 mod fault;
 mod inspect;
+mod pattern;
 mod poll;
 mod pulse;
 mod security;

@@ -7,6 +7,7 @@ use rdkafka::error::KafkaError;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::pattern;
 use super::security::{self, KafkaSasl, KafkaTls};
 use crate::finding::Mistake;
 use crate::source::SourceError;
@@ -18,7 +19,8 @@ use crate::units::{Size, Span};
 pub struct KafkaConfig {
     /// `host:9092`, several separated by commas.
     pub bootstrap_servers: String,
-    /// Names, not patterns. They must exist.
+    /// Names, which must exist, and patterns, which begin with `^` and end with `$` (`^orders-[0-9]+$`): topics
+    /// that are made later are read within half a minute, from their oldest record on.
     pub topics: Vec<String>,
     /// The consumer group; all nodes of one Sluice share it.
     pub group_id: String,
@@ -188,11 +190,18 @@ impl KafkaConfig {
         let mut seen = BTreeSet::new();
         for (index, topic) in self.topics.iter().enumerate() {
             let path = format!("topics[{index}]");
-            if topic.is_empty() || topic.starts_with('^') {
-                mistakes.push(Mistake::new(path, "expected a topic's name, not a pattern"));
+            if topic.is_empty() {
+                mistakes.push(Mistake::new(path, "expected a topic's name or a pattern"));
             } else if !seen.insert(topic) {
                 mistakes.push(Mistake::new(path, "named twice"));
+            } else if pattern::is_pattern(topic) {
+                mistakes.extend(pattern::mistake(topic).map(|what| Mistake::new(path, what)));
             }
+        }
+        if self.start == Start::Latest && self.topics.iter().any(|t| pattern::is_pattern(t)) {
+            let what = "a pattern reads from the oldest record on: `latest` would skip what a new topic holds \
+                        before it is found. To skip what is there, set the group's offsets once";
+            mistakes.push(Mistake::new("start", what));
         }
         mistakes
     }
@@ -260,7 +269,7 @@ impl KafkaConfig {
                 "fetch.message.max.bytes",
                 fetch.min(1024 * 1024).to_string(),
             )
-            // Partitions that are added are read this soon.
+            // Partitions and topics that are added are read this soon.
             .set("topic.metadata.refresh.interval.ms", "30000")
             .set("fetch.queue.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "2000");
@@ -363,6 +372,10 @@ mod tests {
         let mut named = config("");
         named.topics = vec!["a".into(), "^b.*".into(), "a".into()];
         assert_eq!(paths(&named), ["topics[1]", "topics[2]"]);
+        let mut latest = config("start = 'latest'");
+        assert_eq!(paths(&latest), Vec::<String>::new());
+        latest.topics.push("^b.*$".into());
+        assert_eq!(paths(&latest), ["start"]);
     }
 
     #[tokio::test]

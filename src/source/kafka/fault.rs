@@ -4,6 +4,7 @@
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::begin::Position;
+use super::pattern;
 use crate::source::SourceError;
 
 /// The TLS library's words. The client tells them under several codes, that of a lost connection among
@@ -81,6 +82,14 @@ fn is_spoiled(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::InvalidMessageSize
             | RDKafkaErrorCode::MessageSizeTooLarge
     )
+}
+
+/// A pattern that matches no topic now is told like a topic that is missing; one may be made at any time.
+pub(super) fn is_of_a_pattern(code: RDKafkaErrorCode, reason: &str) -> bool {
+    code == RDKafkaErrorCode::UnknownTopicOrPartition
+        && reason
+            .split_once(": ")
+            .is_some_and(|(_, topic)| pattern::is_pattern(topic))
 }
 
 /// Errors that the client mends by itself: a connection that is lost, a leader or coordinator that moves,

@@ -3,11 +3,13 @@
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::config::{KafkaConfig, Start};
 use super::context::Context;
 use super::fault;
+use super::pattern;
 use super::poll::{self, Plan};
 use crate::finding::Finding;
 use crate::source::SourceError;
@@ -23,7 +25,7 @@ pub(super) async fn look(
     let limit = config.connect_timeout;
     let group = config.group_id.clone();
     let asking = tokio::task::spawn_blocking(move || positions(plan, &group));
-    let mut findings = asking
+    let (topics, mut findings) = asking
         .await
         .map_err(|cause| SourceError::new("asking the broker panicked").because(cause))??;
     findings.push(Finding::info(format!(
@@ -31,25 +33,54 @@ pub(super) async fn look(
         config.prefetch
     )));
     if let Some(keys) = key_retention {
-        findings.extend(retention(&client, &config.topics, keys, limit).await);
+        findings.extend(retention(&client, &topics, keys, limit).await);
     }
     Ok(findings)
 }
 
 /// Blocks: the client answers in no other way, and blocks when it is dropped.
-fn positions(plan: Plan, group: &str) -> Result<Vec<Finding>, SourceError> {
+fn positions(plan: Plan, group: &str) -> Result<(Vec<String>, Vec<Finding>), SourceError> {
     let (limit, start) = (plan.context.limit, plan.context.start);
     let consumer: BaseConsumer<Context> = plan
         .client
         .create_with_context(plan.context)
         .map_err(|cause| fault::refused(cause).needs_operator())?;
-    let mut findings = Vec::new();
+    let (mut topics, mut findings) = (Vec::new(), Vec::new());
     for topic in &plan.topics {
+        if pattern::is_pattern(topic) {
+            let (matching, finding) = matching(&consumer, topic, limit)?;
+            topics.extend(matching);
+            findings.push(finding);
+        } else {
+            topics.push(topic.clone());
+        }
+    }
+    for topic in &topics {
         let partitions = poll::partitions(&consumer, topic, limit.0)?;
         let progress = progress(&consumer, topic, partitions, group, limit)?;
         findings.push(progress.told(start));
     }
-    Ok(findings)
+    Ok((topics, findings))
+}
+
+/// The topics that a pattern means now.
+fn matching(
+    consumer: &BaseConsumer<Context>,
+    pattern: &str,
+    limit: Span,
+) -> Result<(Vec<String>, Finding), SourceError> {
+    let all = poll::metadata(consumer, None, limit.0)?;
+    let names = all.topics().iter().map(MetadataTopic::name);
+    let matching = pattern::matching(pattern, names);
+    let finding = if matching.is_empty() {
+        Finding::warning(format!(
+            "pattern {pattern:?} matches no topic that we may see; one that is made later is read"
+        ))
+    } else {
+        let names = matching.join(", ");
+        Finding::info(format!("pattern {pattern:?} matches {names}"))
+    };
+    Ok((matching, finding))
 }
 
 fn progress(

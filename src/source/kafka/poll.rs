@@ -11,10 +11,12 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::metadata::Metadata;
 use tokio::sync::oneshot;
 
 use super::context::Context;
 use super::fault;
+use super::pattern;
 use super::pulse::Pulse;
 use super::shared::{Life, Shared, list};
 use crate::message::{Envelope, Text};
@@ -72,7 +74,8 @@ impl Drop for Farewell {
 fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
     let shared = Arc::clone(&plan.context.shared);
     let (buffer_bytes, down_limit) = (plan.buffer_bytes, plan.down_limit);
-    let topic = plan.topics.first().cloned().unwrap_or_default();
+    let named = |topic: &&String| !pattern::is_pattern(topic);
+    let topic = plan.topics.iter().find(named).cloned();
     let consumer = match begin(plan) {
         Ok(consumer) => Arc::new(consumer),
         Err(error) => {
@@ -85,7 +88,7 @@ fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
     shared.state().consumer = Some(Arc::clone(&consumer));
     if opened.send(Ok(())).is_ok() {
         let mut poller = Poller {
-            topic: &topic,
+            topic: topic.as_deref(),
             shared: &shared,
             consumer: &consumer,
             buffer_bytes,
@@ -108,7 +111,11 @@ fn begin(plan: Plan) -> Result<BaseConsumer<Context>, SourceError> {
         .create_with_context(plan.context)
         .map_err(|cause| fault::refused(cause).needs_operator())?;
     for topic in &plan.topics {
-        partitions(&consumer, topic, limit.0)?;
+        if pattern::is_pattern(topic) {
+            metadata(&consumer, None, limit.0)?;
+        } else {
+            partitions(&consumer, topic, limit.0)?;
+        }
     }
     let topics: Vec<&str> = plan.topics.iter().map(String::as_str).collect();
     consumer
@@ -126,18 +133,7 @@ pub(super) fn partitions(
     topic: &str,
     limit: Duration,
 ) -> Result<usize, SourceError> {
-    let metadata = consumer
-        .fetch_metadata(Some(topic), limit)
-        .map_err(|cause| {
-            // Why a connection failed is told by events, which somebody must fetch.
-            for _ in 0..64 {
-                consumer.poll(Duration::ZERO);
-            }
-            match consumer.context().take_last_error() {
-                Some((code, reason)) => fault::told(code, &reason),
-                None => SourceError::new("no broker answers").because(cause),
-            }
-        })?;
+    let metadata = metadata(consumer, Some(topic), limit)?;
     let found = metadata.topics().first();
     match found.map(|topic| (topic.error(), topic.partitions().len())) {
         Some((None, partitions)) if partitions > 0 => Ok(partitions),
@@ -149,9 +145,30 @@ pub(super) fn partitions(
     }
 }
 
+/// What the brokers say about a topic, or about all that we may see.
+///
+/// # Errors
+/// No broker answers.
+pub(super) fn metadata(
+    consumer: &BaseConsumer<Context>,
+    topic: Option<&str>,
+    limit: Duration,
+) -> Result<Metadata, SourceError> {
+    consumer.fetch_metadata(topic, limit).map_err(|cause| {
+        // Why a connection failed is told by events, which somebody must fetch.
+        for _ in 0..64 {
+            consumer.poll(Duration::ZERO);
+        }
+        match consumer.context().take_last_error() {
+            Some((code, reason)) => fault::told(code, &reason),
+            None => SourceError::new("no broker answers").because(cause),
+        }
+    })
+}
+
 struct Poller<'a> {
-    /// One of the topics.
-    topic: &'a str,
+    /// One of the topics, if any is named.
+    topic: Option<&'a str>,
     shared: &'a Shared,
     consumer: &'a BaseConsumer<Context>,
     buffer_bytes: usize,
@@ -226,7 +243,7 @@ impl Poller<'_> {
     /// Asks whether a broker is there: the client does not tell of one that is silent, nor of one that
     /// is back.
     fn ask(&mut self) {
-        let answer = self.consumer.fetch_metadata(Some(self.topic), ANSWER);
+        let answer = self.consumer.fetch_metadata(self.topic, ANSWER);
         let now = Instant::now();
         let context = self.consumer.context();
         if answer.is_ok() {
@@ -272,7 +289,9 @@ impl Poller<'_> {
             .rdkafka_error_code()
             .unwrap_or(RDKafkaErrorCode::Unknown);
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-        if fatal || fault::ends(code) || fault::needs_operator(code) {
+        if fault::is_of_a_pattern(code, &reason) {
+            tracing::debug!(source, reason, "no topic matches for now");
+        } else if fatal || fault::ends(code) || fault::needs_operator(code) {
             self.shared.end(fault::told(code, &reason));
         } else if code == RDKafkaErrorCode::AllBrokersDown {
             context.reachable(false);
