@@ -32,3 +32,4 @@ mod sql_engine;
 mod stored;
 mod structure;
 mod sweeps;
+mod trust;

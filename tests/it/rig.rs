@@ -8,6 +8,7 @@
 //!
 //! The rig knows nothing of Sluice. It never skips: a test whose server is missing fails.
 
+mod authority;
 mod disk;
 mod engine;
 mod kafka;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use uuid::Uuid;
 
+pub use authority::{Authority, free_port};
 pub use disk::SmallDisk;
 pub use engine::{Answer, Deployment, Engine};
 pub use kafka::{Kafka, Topic};

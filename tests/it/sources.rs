@@ -7,6 +7,7 @@ mod brokers;
 mod contract;
 mod kafka;
 mod rabbitmq;
+mod sasl;
 mod tls;
 
 use std::time::Duration;

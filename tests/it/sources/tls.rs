@@ -1,79 +1,12 @@
 //! Encrypted connections, with certificates and passwords that the broker really checks.
 
-use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use lapin::BasicProperties;
 use sluice::source::kafka::{Kafka, KafkaConfig};
 use sluice::source::rabbitmq::{Rabbitmq, RabbitmqConfig};
 use sluice::source::{Source, SourceError};
-use tempfile::TempDir;
 
 use super::{settle, take};
-use crate::rig::{Kafka as KafkaServer, QueueKind, Server, unique};
-
-/// An authority of a test's own, with a certificate for a server on 127.0.0.1 and one for a client.
-struct Authority {
-    folder: TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let folder = TempDir::new().expect("a folder for certificates");
-        // The servers are other users.
-        let open = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(folder.path(), open).expect("it is ours");
-        let made = Self { folder };
-        let key = "ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-        made.openssl(&format!(
-            "req -x509 -newkey {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca"
-        ));
-        for (name, usage) in [("server", "serverAuth"), ("client", "clientAuth")] {
-            let extensions = format!("subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n");
-            std::fs::write(made.path("extensions"), extensions).expect("the folder is writable");
-            made.openssl(&format!(
-                "req -newkey {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"
-            ));
-            made.openssl(&format!(
-                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-                 -extfile extensions -out {name}.pem"
-            ));
-        }
-        let read = |name: &str| std::fs::read_to_string(made.path(name)).expect("it was just made");
-        let both = read("server.key") + &read("server.pem");
-        std::fs::write(made.path("server-both.pem"), both).expect("the folder is writable");
-        for name in ["server.key", "client.key"] {
-            let readable = std::fs::Permissions::from_mode(0o644);
-            std::fs::set_permissions(made.path(name), readable).expect("it is ours");
-        }
-        made
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl")
-            .args(arguments.split_whitespace())
-            .current_dir(self.folder.path())
-            .output()
-            .expect("openssl is installed");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "openssl {arguments}:\n{told}");
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        Path::new(self.folder.path()).join(name)
-    }
-
-    fn show(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
-}
+use crate::rig::{Authority, Kafka as KafkaServer, QueueKind, Server, free_port, unique};
 
 fn refused(opened: Result<Box<dyn sluice::source::Stream>, SourceError>, why: &str) -> SourceError {
     opened
@@ -96,15 +29,16 @@ async fn rabbitmq_over_tls_checks_the_server_and_shows_its_own_certificate() {
     .await;
     let queue = server.as_rabbitmq().queue(QueueKind::Classic).await;
     queue.publish(b"1", BasicProperties::default()).await;
-    let node = |tls: &str| {
+    let node_at = |host: &str, tls: &str| {
         let table = format!(
-            "uris = ['amqps://guest:guest@127.0.0.1:{port}/%2f']\nqueue = '{}'\ntls = {{ {tls} }}",
+            "uris = ['amqps://guest:guest@{host}:{port}/%2f']\nqueue = '{}'\ntls = {{ {tls} }}",
             queue.name()
         );
         let config: RabbitmqConfig = toml::from_str(&table).expect("the table is well formed");
         assert_eq!(config.validate(), []);
         Rabbitmq::new(unique().into(), config, false, "test")
     };
+    let node = |tls: &str| node_at("127.0.0.1", tls);
     let ca = format!("ca_file = '{}'", authority.show("ca.pem"));
     let own = format!(
         "crt_file = '{}', key_file = '{}'",
@@ -114,6 +48,10 @@ async fn rabbitmq_over_tls_checks_the_server_and_shows_its_own_certificate() {
     refused(
         node(&own).open().await,
         "an unknown authority's certificate",
+    );
+    refused(
+        node_at("localhost", &format!("{ca}, {own}")).open().await,
+        "a certificate for another host",
     );
     refused(node(&ca).open().await, "a client without a certificate");
     let missing = refused(
