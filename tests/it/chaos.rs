@@ -10,7 +10,7 @@ mod faults;
 mod node;
 mod options;
 mod producer;
-mod proxy;
+pub mod proxy;
 mod report;
 mod schedule;
 mod world;
@@ -81,7 +81,7 @@ impl Run<'_> {
     async fn round(&mut self) {
         self.rounds += 1;
         let seed = self.options.seed;
-        let steps = schedule::round(seed, self.rounds, self.options.decks);
+        let steps = schedule::round(seed, self.rounds, &self.options.deck);
         let last = steps.last().map_or(Duration::ZERO, |step| step.at);
         let (shop, sources) = (&self.world.shop, &self.world.sources);
         let mut random = Random(seed ^ self.rounds);

@@ -11,6 +11,7 @@ mod interleaved;
 mod points;
 mod recovery;
 pub mod shop;
+mod vanished;
 
 #[expect(
     clippy::print_stderr,

@@ -139,10 +139,16 @@ other_settings() {
   done <"$dir/settings"
 }
 
+# Starts no process of its own: a PostgreSQL has a hundred, and each is asked about.
 alive() {
-  local status
-  status=$(sed -n 's/^State:[[:space:]]*\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null) || return 1
-  [[ -n $status && $status != Z && $status != X ]]
+  local key value rest
+  while read -r key value rest; do
+    if [[ $key == State: ]]; then
+      [[ $value != Z && $value != X ]]
+      return
+    fi
+  done 2>/dev/null <"/proc/$1/status"
+  return 1
 }
 
 # A stale file of an earlier boot may name a stranger's pid, hence the look at the command line.
@@ -152,11 +158,17 @@ running() {
   alive "$supervisor" && grep -qzxF -- "$dir" "/proc/$supervisor/cmdline" 2>/dev/null && [[ -s $dir/pid ]]
 }
 
-# A process and all that it started, parents first.
+# A process and all that it started, parents first; from one look at all processes.
 tree() {
-  echo "$1"
-  local child
-  for child in $(grep -lsx "PPid:[[:space:]]*$1" /proc/[0-9]*/status | cut -d/ -f3); do tree "$child"; done
+  { grep -hsE '^P?Pid:' /proc/[0-9]*/status || true; } | awk -v root="$1" '
+    function walk(pid, of, i, n) {
+      print pid
+      n = split(children[pid], of, " ")
+      for (i = 1; i <= n; i++) walk(of[i])
+    }
+    $1 == "Pid:" { pid = $2 }
+    $1 == "PPid:" { children[$2] = children[$2] " " pid }
+    END { walk(root) }'
 }
 
 wait_gone() {

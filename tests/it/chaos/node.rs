@@ -3,18 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::proxy::Link;
 use super::report::Recovery;
 use super::world::{Links, Source};
-use crate::crash::shop::{Entrance, Settings, Shop};
+use crate::crash::shop::{Entrance, Limits, Settings, Shop};
 use crate::daemon::{Config, Daemon, Signal};
 
 /// How long a daemon may take to end in order; longer than its own limit.
 const DRAIN: Duration = Duration::from_secs(45);
 
-/// Limits that notice a vanished server while its fault lasts.
+/// Both notice a vanished server while its fault lasts.
 const INBOX: &str =
     "statement_timeout = \"4s\"\nlock_timeout = \"2s\"\nidle_in_transaction_timeout = \"4s\"";
+
+const LIMITS: Limits = Limits {
+    of_rabbitmq: "heartbeat = \"2s\"\nconnect_timeout = \"4s\"",
+    of_kafka: "session_timeout = \"3s\"\nconnect_timeout = \"4s\"",
+};
 
 pub struct Node {
     pub daemon: Daemon,
@@ -142,10 +146,15 @@ impl Change {
 }
 
 fn configuration(shop: &Shop, sources: &[Source], links: &Links, change: Change) -> Config {
-    let url = through(shop.schema.url(), &links.database);
+    let url = links.database.instead_of(shop.schema.url());
     let mut config = shop.base(&url, change.settings());
     for source in sources {
-        config = with_source(config, source, links);
+        let link = match source.entrance {
+            Entrance::Queue(_) => &links.rabbitmq,
+            Entrance::Topic(_) => &links.kafka,
+        };
+        let entrance = &source.entrance;
+        config = config.with(&entrance.source(source.name, Some(link.port()), LIMITS));
         let order = if source.ordered {
             "order_by = \"$.order\"\norder_scope = \"payments\"\n"
         } else {
@@ -167,34 +176,4 @@ fn unused_route(source: &str) -> String {
          when = {{ value = \"$.type\", equals = \"returned\" }}\n\
          [routes.returned-{source}.apply]\nbusiness_key = \"$.order\"\nvariables = {{ id = \"$.id\" }}\n"
     )
-}
-
-fn with_source(config: Config, source: &Source, links: &Links) -> Config {
-    let name = source.name;
-    match &source.entrance {
-        Entrance::Queue(queue) => {
-            let (uri, queue) = (through(queue.uri(), &links.rabbitmq), queue.name());
-            config.with(&format!(
-                "[sources.{name}.rabbitmq]\nuris = [\"{uri}\"]\nqueue = \"{queue}\"\nheartbeat = \"2s\"\n\
-                 connect_timeout = \"4s\""
-            ))
-        }
-        Entrance::Topic(topic) => {
-            let (port, topic) = (links.kafka.port(), topic.name());
-            config.with(&format!(
-                "[sources.{name}.kafka]\nbootstrap_servers = \"127.0.0.1:{port}\"\ntopics = [\"{topic}\"]\n\
-                 group_id = \"{topic}\"\nsession_timeout = \"3s\"\nconnect_timeout = \"4s\""
-            ))
-        }
-    }
-}
-
-/// The same URL by way of a link.
-fn through(url: &str, link: &Link) -> String {
-    let mut url = reqwest::Url::parse(url).expect("the rig's URLs are URLs");
-    url.set_port(Some(link.port())).expect("it has a host");
-    if url.scheme() == "postgres" {
-        url.set_query(Some("sslmode=disable"));
-    }
-    url.into()
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::report::Figures;
-use super::schedule;
+use super::schedule::{self, Kind};
 
 pub struct Options {
     pub seed: u64,
@@ -12,7 +12,9 @@ pub struct Options {
     length: Duration,
     /// … and so many faults have happened.
     faults: usize,
-    /// How many decks of faults a round has.
+    /// What happens in a round.
+    pub deck: Vec<Kind>,
+    /// How many messages are sent in a round, by this measure.
     pub decks: usize,
     /// Where the figures go.
     json: Option<PathBuf>,
@@ -38,18 +40,20 @@ impl Options {
         let faults = number("SLUICE_CHAOS_FAULTS").unwrap_or(1);
         let faults = usize::try_from(faults).expect("a usize is as large");
         let length = Duration::from_secs(number("SLUICE_CHAOS_SECONDS").unwrap_or(0));
-        let deck = schedule::faults_in_a_deck();
+        let only = of("SLUICE_CHAOS_ONLY");
+        let deck = only.map_or_else(schedule::deck, |names| {
+            schedule::deck_of(&names.split(',').collect::<Vec<_>>())
+        });
+        // A long run need not count so often.
+        let short = length.is_zero() && faults <= deck.len();
+        let decks = if short { 1 } else { 2 };
         let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
         Options {
             seed,
             length,
             faults,
-            // A long run need not count so often.
-            decks: if length.is_zero() && faults <= deck {
-                1
-            } else {
-                2
-            },
+            deck: deck.repeat(decks),
+            decks,
             json: of("SLUICE_CHAOS_JSON").map(PathBuf::from),
             other: of("SLUICE_CHAOS_OTHER").map(PathBuf::from),
             logs: of("SLUICE_CHAOS_LOGS").map_or(logs, PathBuf::from),
@@ -83,6 +87,7 @@ mod tests {
             seed: 1,
             length: std::time::Duration::ZERO,
             faults: 1,
+            deck: schedule::deck(),
             decks: 1,
             json: None,
             other: None,
@@ -91,6 +96,6 @@ mod tests {
         };
         let passed = std::time::Duration::from_secs(1);
         assert!(!options.is_over(passed, 0));
-        assert!(options.is_over(passed, schedule::faults_in_a_deck()));
+        assert!(options.is_over(passed, options.deck.len()));
     }
 }

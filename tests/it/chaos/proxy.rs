@@ -94,6 +94,14 @@ impl Link {
         self.port
     }
 
+    /// The URL of a database by this way.
+    pub fn instead_of(&self, url: &str) -> String {
+        let mut url = reqwest::Url::parse(url).expect("the rig's URLs are URLs");
+        url.set_port(Some(self.port)).expect("it has a host");
+        url.set_query(Some("sslmode=disable"));
+        url.into()
+    }
+
     /// To this server, as `host:port`.
     pub fn lead_to(&self, server: &str) {
         self.server.send_replace(Some(server.to_owned()));
@@ -235,6 +243,8 @@ mod tests {
     #[tokio::test]
     async fn a_cut_link_ends_its_connections_and_takes_new_ones() {
         let (link, mut client, mut server) = pair().await;
+        client.write_all(b"asked").await.unwrap();
+        assert_eq!(read(&mut server).await, b"asked");
         link.cut();
         assert_eq!(read(&mut client).await, b"");
         assert_eq!(read(&mut server).await, b"");

@@ -170,18 +170,34 @@ impl Far {
     }
 }
 
-/// Number of faults in each deck.
-pub fn faults_in_a_deck() -> usize {
-    DECK.iter().map(|(_, times)| times).sum()
-}
-
-/// The faults of a round of so many decks, by its number, in the order of their beginning.
-pub fn round(seed: u64, number: u64, decks: usize) -> Vec<Step> {
-    let mut random = Random(seed ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93));
+/// Every kind, some more than once.
+pub fn deck() -> Vec<Kind> {
     let kinds = DECK
         .iter()
-        .flat_map(|&(kind, times)| std::iter::repeat_n(kind, times * decks));
-    let mut kinds: Vec<Kind> = kinds.collect();
+        .flat_map(|&(kind, times)| std::iter::repeat_n(kind, times));
+    kinds.collect()
+}
+
+/// As many faults, but of kinds with these names alone.
+///
+/// # Panics
+/// On a name that is none.
+pub fn deck_of(names: &[&str]) -> Vec<Kind> {
+    let kind = |name: &&str| match DECK.iter().find(|(kind, _)| kind.name() == *name) {
+        Some((kind, _)) => *kind,
+        None => panic!(
+            "{name} is no kind of fault, expected some of {:?}",
+            deck().into_iter().map(Kind::name).collect::<Vec<_>>()
+        ),
+    };
+    let kinds: Vec<Kind> = names.iter().map(kind).collect();
+    kinds.into_iter().cycle().take(deck().len()).collect()
+}
+
+/// The faults of a round by its number, one of each in this deck, in the order of their beginning.
+pub fn round(seed: u64, number: u64, deck: &[Kind]) -> Vec<Step> {
+    let mut random = Random(seed ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93));
+    let mut kinds = deck.to_vec();
     random.shuffle(&mut kinds);
     let mut at = Duration::ZERO;
     let mut steps = Vec::with_capacity(kinds.len());
@@ -207,23 +223,36 @@ fn between(random: &mut Random, (from_ms, to_ms): (u64, u64)) -> Duration {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{DECK, faults_in_a_deck, round};
+    use super::{DECK, Kind, deck, deck_of, round};
 
     #[test]
     fn the_same_seed_gives_the_same_schedule_and_another_one_another() {
-        assert_eq!(round(7, 3, 2), round(7, 3, 2));
-        assert_ne!(round(7, 3, 2), round(8, 3, 2));
-        assert_ne!(round(7, 3, 2), round(7, 4, 2), "every round is another");
+        let deck = deck();
+        assert_eq!(round(7, 3, &deck), round(7, 3, &deck));
+        assert_ne!(round(7, 3, &deck), round(8, 3, &deck));
+        assert_ne!(
+            round(7, 3, &deck),
+            round(7, 4, &deck),
+            "every round is another"
+        );
     }
 
     #[test]
     fn a_round_holds_every_kind_and_goes_forward_in_time() {
         for number in 0..50 {
-            let steps = round(1, number, 2);
-            assert_eq!(steps.len(), 2 * faults_in_a_deck());
+            let steps = round(1, number, &deck());
+            assert_eq!(steps.len(), deck().len());
             assert!(steps.is_sorted_by_key(|step| step.at));
             let kinds: BTreeSet<_> = steps.iter().map(|step| step.fault.kind).collect();
             assert_eq!(kinds.len(), DECK.len());
         }
+    }
+
+    #[test]
+    fn a_deck_of_some_kinds_has_no_others_and_is_as_large() {
+        let some = deck_of(&["daemon_kill", "engine_kill"]);
+        assert_eq!(some.len(), deck().len());
+        let kinds: BTreeSet<_> = some.into_iter().collect();
+        assert_eq!(kinds, [Kind::DaemonKill, Kind::EngineKill].into());
     }
 }

@@ -87,6 +87,29 @@ impl Entrance {
         }
     }
 
+    /// The table of a source that is fed through it, by way of a proxy on this port if there is one.
+    pub fn source(&self, name: &str, proxy: Option<u16>, limits: Limits) -> String {
+        match self {
+            Entrance::Queue(queue) => {
+                let mut uri = reqwest::Url::parse(queue.uri()).expect("the rig's URIs are URIs");
+                uri.set_port(proxy.or(uri.port())).expect("it has a host");
+                let (queue, lines) = (queue.name(), limits.of_rabbitmq);
+                format!(
+                    "[sources.{name}.rabbitmq]\nuris = [\"{uri}\"]\nqueue = \"{queue}\"\n{lines}"
+                )
+            }
+            Entrance::Topic(topic) => {
+                let through = proxy.map(|port| format!("127.0.0.1:{port}"));
+                let servers = through.as_deref().unwrap_or(topic.bootstrap());
+                let (topic, lines) = (topic.name(), limits.of_kafka);
+                format!(
+                    "[sources.{name}.kafka]\nbootstrap_servers = \"{servers}\"\ntopics = [\"{topic}\"]\n\
+                     group_id = \"{topic}\"\n{lines}"
+                )
+            }
+        }
+    }
+
     /// Waits until the broker has nothing left that is not acknowledged.
     pub async fn until_drained(&self) {
         match self {
@@ -94,6 +117,25 @@ impl Entrance {
             Entrance::Topic(topic) => topic.wait_until_committed(topic.name(), LIMIT).await,
         }
     }
+}
+
+/// How soon a source and its broker miss each other: lines of the source's table.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub of_rabbitmq: &'static str,
+    pub of_kafka: &'static str,
+}
+
+impl Limits {
+    /// Those of a configuration that says nothing.
+    pub const DEFAULT: Limits = Limits {
+        of_rabbitmq: "",
+        of_kafka: "",
+    };
+    pub const QUICK: Limits = Limits {
+        of_rabbitmq: "heartbeat = \"2s\"",
+        of_kafka: "session_timeout = \"3s\"",
+    };
 }
 
 /// What a test sets that most leave as it is.
@@ -294,16 +336,10 @@ impl Shop {
     ) -> Config {
         let mut config = self.base(url, settings);
         for (name, entrance) in entrances {
-            config = match entrance {
-                Entrance::Queue(queue) => config.rabbitmq(name, queue, "heartbeat = \"2s\""),
-                Entrance::Topic(topic) => config.with(&format!(
-                    "[sources.{name}.kafka]\nbootstrap_servers = \"{}\"\ntopics = [\"{topic}\"]\n\
-                     group_id = \"{topic}\"\nsession_timeout = \"3s\"",
-                    topic.bootstrap(),
-                    topic = topic.name(),
-                )),
-            };
-            config = config.with(&self.routes(name, settings.of_payments));
+            let source = entrance.source(name, None, Limits::QUICK);
+            config = config
+                .with(&source)
+                .with(&self.routes(name, settings.of_payments));
         }
         config
     }
