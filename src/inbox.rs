@@ -16,7 +16,7 @@ mod state;
 mod text;
 mod view;
 
-pub use config::{InboxConfig, Retention, SynchronousCommit};
+pub use config::{InboxConfig, Pooler, Retention, SynchronousCommit};
 pub use error::{Class, DbError};
 pub use row::{
     Change, Existing, NewRow, OrderKey, Rekey, RowId, StoredRow, Take, Target, UniqueKey, Woken,

@@ -47,10 +47,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sqlx::{Postgres, Transaction};
 
 use super::{Ask, Confirmed, Engine, EngineState, Matched, Prospect};
 use crate::finding::Finding;
+use crate::inbox::postgres::Tx;
 use crate::inbox::{Class, DbError, Woken};
 use crate::message::{Action, Hash, Message, Undecodable};
 
@@ -60,9 +60,6 @@ use tables::Tables;
 
 /// How long what was read of the engine's schema is trusted: its clock may change to summer time.
 const SCHEMA_TRUSTED: Duration = Duration::from_mins(1);
-
-/// The inbox's transaction.
-pub type Tx = Transaction<'static, Postgres>;
 
 /// `[engines.NAME.camunda_tables]`: an engine whose tables are in the inbox's database.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -18,6 +18,9 @@ pub struct InboxConfig {
     pub schema: String,
     #[serde(default)]
     pub retention: Retention,
+    /// `PostgreSQL`: what stands between this node and the server.
+    #[serde(default)]
+    pub pooler: Pooler,
     /// `PostgreSQL`: connections of this node, all together.
     #[serde(default = "default_connections")]
     pub connections: u32,
@@ -34,6 +37,18 @@ pub struct InboxConfig {
     /// `PostgreSQL`: when a commit counts. `on` waits for the synchronous standbys, where there are any.
     #[serde(default)]
     pub synchronous_commit: SynchronousCommit,
+}
+
+/// What a connection is worth beyond one transaction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooler {
+    /// Nothing stands between, or a pooler that pools by session.
+    #[default]
+    None,
+    /// A pooler that pools by transaction, such as `PgBouncer`: no state of a session is used, and each
+    /// statement is parsed anew. `sluice migrate` goes to the server itself.
+    Transaction,
 }
 
 /// `PostgreSQL`'s own setting of that name; `off` is not offered, because it loses acknowledged messages.

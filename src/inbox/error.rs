@@ -146,6 +146,10 @@ fn advice(step: &str, code: &str) -> &'static str {
         "42501" if !step.starts_with("engine.sql") => {
             " (deploy/grants.sql gives the rights, after every `sluice migrate`)"
         }
+        // A name of the driver's that another session gave or did not give.
+        "26000" | "42P05" => {
+            " (is there a pooler between, which pools by transaction? Then set `inbox.pooler = \"transaction\"`)"
+        }
         _ => "",
     }
 }

@@ -15,6 +15,7 @@ mod operate;
 mod order;
 mod purge;
 mod schema;
+mod session;
 mod statement;
 
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgPool, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, SqlSafeStr as _, SqlStr};
 use uuid::Uuid;
 
@@ -36,8 +37,7 @@ use super::{
 };
 use crate::finding::Finding;
 
-/// A transaction, which the engines in this database share.
-pub type Tx = sqlx::Transaction<'static, Postgres>;
+pub use self::session::{Session, Tx};
 
 /// A statement that takes longer is told of.
 const SLOW: Duration = Duration::from_secs(1);
@@ -85,7 +85,7 @@ impl PostgresInbox {
             // The driver would log slow statements with their whole text.
             .disable_statement_logging();
         let inner = Inner {
-            connections: Connections::new(options, config.connections),
+            connections: Connections::new(options, config.connections, config.pooler),
             begin: begin_statement(config),
             patience: config.statement_timeout.0 + GRACE,
             rotation: Mutex::default(),

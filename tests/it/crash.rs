@@ -9,6 +9,7 @@ mod frozen;
 mod gate;
 mod interleaved;
 mod points;
+mod pooled;
 mod recovery;
 pub mod shop;
 mod vanished;

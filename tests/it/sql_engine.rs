@@ -7,13 +7,14 @@ use std::collections::HashSet;
 
 use sluice::engine::sql::{SqlConfig, SqlOnPostgres, SqlOnSqlite};
 use sluice::engine::{Ask, Engine, Missed, Outcome};
-use sluice::inbox::{Class, DbError, RowId};
+use sluice::inbox::postgres::{PostgresInbox, Tx};
+use sluice::inbox::{Class, DbError, Inbox as _, RowId};
 use sluice::message::{
     Action, Apply, DeadReason, DedupKey, Hash, Message, Value, Variable, WaitReason,
 };
 use sqlx::postgres::PgPool;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, Postgres, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Sqlite, Transaction};
 
 use crate::rig::{Database, Rig};
 
@@ -31,6 +32,7 @@ trait Bench {
 
 struct OnPostgres {
     pool: PgPool,
+    inbox: PostgresInbox,
     database: Database,
 }
 
@@ -43,6 +45,7 @@ async fn on_postgres() -> OnPostgres {
     let database = Rig::get().database().await;
     OnPostgres {
         pool: database.pool().await,
+        inbox: crate::inbox::Kept::node(&database),
         database,
     }
 }
@@ -62,9 +65,9 @@ async fn on_sqlite() -> OnSqlite {
 }
 
 macro_rules! bench {
-    ($bench:ty, $database:ty, $engine:ty, $begin:literal) => {
+    ($bench:ty, $tx:ty, $engine:ty, |$it:ident| $begin:expr, |$of:ident, $ending:ident| $commit:expr) => {
         impl Bench for $bench {
-            type Tx = Transaction<'static, $database>;
+            type Tx = $tx;
             type Engine = $engine;
 
             fn engine(&self, config: &SqlConfig) -> Self::Engine {
@@ -72,11 +75,13 @@ macro_rules! bench {
             }
 
             async fn begin(&self) -> Self::Tx {
-                self.pool.begin_with($begin).await.unwrap()
+                let $it = self;
+                $begin.await.unwrap()
             }
 
-            async fn commit(&self, tx: Self::Tx) {
-                tx.commit().await.unwrap();
+            async fn commit(&self, $ending: Self::Tx) {
+                let $of = self;
+                $commit.await.unwrap();
             }
 
             async fn run(&self, sql: &str) {
@@ -95,8 +100,20 @@ macro_rules! bench {
         }
     };
 }
-bench!(OnPostgres, Postgres, SqlOnPostgres, "BEGIN");
-bench!(OnSqlite, Sqlite, SqlOnSqlite, "BEGIN IMMEDIATE");
+bench!(
+    OnPostgres,
+    Tx,
+    SqlOnPostgres,
+    |it| it.inbox.begin(),
+    |it, tx| it.inbox.commit(tx)
+);
+bench!(
+    OnSqlite,
+    Transaction<'static, Sqlite>,
+    SqlOnSqlite,
+    |it| it.pool.begin_with("BEGIN IMMEDIATE"),
+    |_it, tx| tx.commit()
+);
 
 macro_rules! on_every_database {
     ($($behaviour:ident),+ $(,)?) => {

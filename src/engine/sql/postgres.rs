@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Executor as _;
 use sqlx::postgres::PgDatabaseError;
-use sqlx::{Connection as _, Executor as _};
 
 use super::{Dialect, SqlConfig, Statements, Unprepared, missed, outcome};
 use crate::engine::{Ask, Confirmed, Engine, EngineState, Matched, Missed, Outcome};
@@ -84,10 +84,14 @@ impl SqlOnPostgres {
             known.plans
         };
         let named = |error| DbError::of("engine.sql.prepare")(error);
-        let mut savepoint = tx.begin().await.map_err(named)?;
-        match Plan::make(&mut savepoint, &self.statements, number).await {
+        tx.execute("/* engine.sql.savepoint */ SAVEPOINT sluice_plan")
+            .await
+            .map_err(named)?;
+        match Plan::make(tx, &self.statements, number).await {
             Ok(plan) => {
-                savepoint.commit().await.map_err(named)?;
+                tx.execute("/* engine.sql.savepoint */ RELEASE SAVEPOINT sluice_plan")
+                    .await
+                    .map_err(named)?;
                 let plan = Arc::new(plan);
                 let mut known = self.known();
                 known.plan = Some(Arc::clone(&plan));
@@ -101,7 +105,12 @@ impl SqlOnPostgres {
                 if !is_unprepared(&error) {
                     return Err(error);
                 }
-                savepoint.rollback().await.map_err(named)?;
+                tx.execute(
+                    "/* engine.sql.savepoint */ ROLLBACK TO SAVEPOINT sluice_plan; \
+                     RELEASE SAVEPOINT sluice_plan",
+                )
+                .await
+                .map_err(named)?;
                 let failure = Some(error.source.to_string());
                 let mut known = self.known();
                 if known.failure != failure {

@@ -8,11 +8,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{Connection as _, Executor as _, SqlStr};
+use sqlx::{Connection as _, Executor as _, Row as _, SqlStr};
 use tokio::sync::Mutex;
 
 use super::Tx;
+use crate::inbox::Pooler;
 
 /// How long a connection may take to be had: from the pool, or newly made.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,16 +31,27 @@ const LET_IN: Duration = Duration::from_secs(1);
 pub(super) struct Connections {
     pool: PgPool,
     options: PgConnectOptions,
+    pooler: Pooler,
     /// When the server last let somebody in who asked why there is no connection; one asks at a time.
     let_in_at: Mutex<Option<Instant>>,
 }
 
 impl Connections {
     /// Makes the pool; no server needs to live yet.
-    pub fn new(options: PgConnectOptions, at_most: u32) -> Self {
+    pub fn new(options: PgConnectOptions, at_most: u32, pooler: Pooler) -> Self {
+        // Kept where a name would be kept, and only for as long.
+        let options = match pooler {
+            Pooler::None => options,
+            Pooler::Transaction => options.statement_cache_capacity(0),
+        };
+        let pool = match pooler {
+            Pooler::None => noticing_this_machine(pool_options(at_most)),
+            Pooler::Transaction => pool_options(at_most),
+        };
         Self {
-            pool: pool_options(at_most).connect_lazy_with(options.clone()),
+            pool: pool.connect_lazy_with(options.clone()),
             options,
+            pooler,
             let_in_at: Mutex::new(None),
         }
     }
@@ -51,7 +64,9 @@ impl Connections {
     pub async fn begin(&self, statement: SqlStr) -> Result<Tx, sqlx::Error> {
         tokio::select! {
             biased;
-            begun = self.pool.begin_with(statement) => begun,
+            begun = self.pool.begin_with(statement) => {
+                begun.map(|tx| Tx::new(tx, self.pooler == Pooler::Transaction))
+            }
             refusal = self.refusal() => Err(refusal),
         }
     }
@@ -64,6 +79,36 @@ impl Connections {
             Ok(connected) => connected.map_err(|error| self.placed(error)),
             Err(_) => Err(self.placed(sqlx::Error::Io(no_answer(ANSWER_TIMEOUT)))),
         }
+    }
+
+    pub fn pooler(&self) -> Pooler {
+        self.pooler
+    }
+
+    /// Whether something answers in the server's place: it refuses or forgets what the server would set for a
+    /// new session. (`PgBouncer` refuses settings that it does not know.)
+    pub async fn meets_pooler(&self) -> Result<bool, sqlx::Error> {
+        /// `protocol_violation`.
+        const REFUSED: &str = "08P01";
+        let options = self.options.clone().options([("sluice.direct", "yes")]);
+        let mut session = match PgConnection::connect_with(&options).await {
+            Ok(session) => session,
+            Err(error) => {
+                let code = error.as_database_error().and_then(DatabaseError::code);
+                return if code.is_some_and(|code| code == REFUSED) {
+                    Ok(true)
+                } else {
+                    Err(self.placed(error))
+                };
+            }
+        };
+        let asked =
+            "/* inbox.pooler */ SELECT COALESCE(current_setting('sluice.direct', true), '')";
+        let row = session.fetch_one(asked).await?;
+        let set: String = row.try_get(0)?;
+        // The answer is known, however the session ends.
+        drop(session.close().await);
+        Ok(set != "yes")
     }
 
     /// Why the server makes no connection; does not end while it does.
@@ -109,6 +154,23 @@ fn no_answer(limit: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, what)
 }
 
+/// The server shall notice that this machine vanished; sqlx has no way to ask the kernel here. A pooler's
+/// sessions are not ours to set: it notices by its own settings.
+fn noticing_this_machine(options: PgPoolOptions) -> PgPoolOptions {
+    options.after_connect(|connection, _| {
+        Box::pin(async move {
+            connection
+                .execute(
+                    "/* inbox.keepalive */ SET tcp_keepalives_idle = 10; \
+                     SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
+                     SET tcp_user_timeout = 20000",
+                )
+                .await?;
+            Ok(())
+        })
+    })
+}
+
 fn pool_options(at_most: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(at_most)
@@ -121,19 +183,6 @@ fn pool_options(at_most: u32) -> PgPoolOptions {
                     connection.ping().await?;
                 }
                 Ok(true)
-            })
-        })
-        // The server shall notice that this machine vanished; sqlx has no way to ask the kernel here.
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                connection
-                    .execute(
-                        "/* inbox.keepalive */ SET tcp_keepalives_idle = 10; \
-                         SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
-                         SET tcp_user_timeout = 20000",
-                    )
-                    .await?;
-                Ok(())
             })
         })
         // Without a limit a connection to a machine that vanished would keep its place for ever.

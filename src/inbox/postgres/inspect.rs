@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 use super::PostgresInbox;
 use super::statement::statements;
 use crate::finding::Finding;
-use crate::inbox::{DbError, Inbox as _};
+use crate::inbox::{DbError, Inbox as _, Pooler};
 
 statements! {
     settings: r"/* inbox.inspect */
@@ -28,7 +28,27 @@ pub(super) async fn inspect(inbox: &PostgresInbox) -> Result<Vec<Finding>, DbErr
         .within("inbox.inspect", query.fetch_one(&mut *tx))
         .await?;
     inbox.commit(tx).await?;
-    findings(inbox, &row).map_err(DbError::of("inbox.inspect"))
+    let mut findings = findings(inbox, &row).map_err(DbError::of("inbox.inspect"))?;
+    let connections = &inbox.inner.connections;
+    let meets_pooler = inbox.within("inbox.pooler", connections.meets_pooler());
+    findings.extend(between(connections.pooler(), meets_pooler.await?));
+    Ok(findings)
+}
+
+/// What stands between this node and the server, and whether the configuration knows.
+fn between(configured: Pooler, meets_pooler: bool) -> Option<Finding> {
+    Some(match (configured, meets_pooler) {
+        (Pooler::None, false) => return None,
+        (Pooler::None, true) => Finding::warning(
+            "a pooler stands before the server: if it pools by transaction, set `inbox.pooler = \"transaction\"`",
+        ),
+        (Pooler::Transaction, true) => Finding::info(
+            "a pooler stands before the server: no state of a session is used, and each statement is parsed anew",
+        ),
+        (Pooler::Transaction, false) => Finding::warning(
+            "no pooler stands before the server: `inbox.pooler = \"none\"` spares it parsing each statement anew",
+        ),
+    })
 }
 
 fn findings(inbox: &PostgresInbox, row: &PgRow) -> Result<Vec<Finding>, sqlx::Error> {

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr as _};
 
 use super::statement::statements;
 use super::{PostgresInbox, Tx};
-use crate::inbox::{DbError, Inbox as _, SchemaStatus};
+use crate::inbox::{DbError, Inbox as _, Pooler, SchemaStatus};
 
 /// Version, description and text of each migration; a landed one is never changed.
 const MIGRATIONS: [(i64, &str, &str); 1] = [(
@@ -71,6 +71,18 @@ async fn read(inbox: &PostgresInbox, tx: &mut Tx) -> Result<SchemaStatus, sqlx::
 /// Runs what is missing, on a session of its own: the lock of the migration belongs to the session, and
 /// ends with it also when a statement fails.
 pub(super) async fn migrate(inbox: &PostgresInbox) -> Result<Vec<String>, DbError> {
+    let connections = &inbox.inner.connections;
+    if connections.pooler() == Pooler::Transaction {
+        let meets_pooler = connections.meets_pooler().await;
+        if meets_pooler.map_err(DbError::of("inbox.migrate"))? {
+            // The pooler would give the session that holds the lock to others, and the lock would stay.
+            let what = "a pooler stands before the server: migrations need a session of their own, so give \
+                        `inbox.url` the server's own address for this command";
+            return Err(DbError::of("inbox.migrate")(sqlx::Error::Configuration(
+                what.into(),
+            )));
+        }
+    }
     let session = inbox.inner.connections.session().await;
     let mut connection = session.map_err(DbError::of("inbox.migrate"))?;
     let done = run(inbox, &mut connection).await;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::say;
 use super::shop::{Broker, Entrance, LIMIT, Shop, messages};
-use crate::daemon::{Daemon, Signal};
+use crate::daemon::{Config, Daemon, Signal};
 use crate::rig::eventually;
 
 const ORDERS: usize = 10;
@@ -15,13 +15,18 @@ const ORDERS: usize = 10;
 const SESSION_LIMIT: Duration = Duration::from_secs(4);
 
 async fn freeze_at(point: &str, broker: Broker) {
+    freeze(point, broker, "", |config| config).await;
+}
+
+/// `inbox` are lines of its table, `finish` is what else the configurations need.
+pub async fn freeze(point: &str, broker: Broker, inbox: &str, finish: impl Fn(Config) -> Config) {
     let shop = Shop::open().await;
     let entrance = Entrance::of(broker).await;
     let limit = format!(
-        "idle_in_transaction_timeout = \"{}s\"",
+        "idle_in_transaction_timeout = \"{}s\"\n{inbox}",
         SESSION_LIMIT.as_secs()
     );
-    let config = shop.config(&[("orders", &entrance)], &limit);
+    let config = finish(shop.config(&[("orders", &entrance)], &limit));
     let sent = messages(&shop.orders("order", ORDERS), 7);
     let (early, late) = sent.split_at(sent.len() / 2);
 

@@ -15,6 +15,7 @@ pub struct Config {
     schema: String,
     rights: Rights,
     further: Vec<String>,
+    door: Option<u16>,
 }
 
 /// As whom the daemon comes to its tables.
@@ -44,6 +45,7 @@ impl Config {
             schema: schema.to_owned(),
             rights: Rights::Granted,
             further: Vec::new(),
+            door: None,
         }
     }
 
@@ -51,6 +53,15 @@ impl Config {
     #[must_use]
     pub fn rights(self, rights: Rights) -> Config {
         Config { rights, ..self }
+    }
+
+    /// The daemon comes to its database through this port, where something stands before the server.
+    #[must_use]
+    pub fn through(self, port: u16) -> Config {
+        Config {
+            door: Some(port),
+            ..self
+        }
     }
 
     /// What the user's own statements need, such as `INSERT ON public.ledger`.
@@ -129,10 +140,14 @@ impl Config {
 
     /// As the daemon has it.
     pub(super) fn text_of_daemon(&self) -> String {
-        match self.place() {
-            Some(place) => self.text_at(&place.url_of_daemon()),
-            None => self.text(),
+        let url = self.place().map(|place| place.url_of_daemon());
+        let mut url = url.unwrap_or_else(|| self.url.clone());
+        if let Some(port) = self.door {
+            let mut through = reqwest::Url::parse(&url).expect("the rig's URLs are URLs");
+            through.set_port(Some(port)).expect("it has a host");
+            url = through.into();
         }
+        self.text_at(&url)
     }
 
     pub(super) fn migrates(&self) -> bool {

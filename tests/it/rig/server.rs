@@ -22,6 +22,11 @@ impl Server {
         Server::create("postgres", settings).await
     }
 
+    /// A pooler before the shared PostgreSQL, at `part("port")`; `settings` are lines of pgbouncer.ini.
+    pub async fn pgbouncer(settings: &[&str]) -> Server {
+        Server::create("pgbouncer", settings).await
+    }
+
     /// `settings` are lines of rabbitmq.conf, as `key=value`.
     pub async fn rabbitmq(settings: &[&str]) -> Server {
         Server::create("rabbitmq", settings).await

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArguments, PgConnection, PgTypeInfo, PgTypeKind};
+use sqlx::postgres::{PgArguments, PgTypeInfo, PgTypeKind};
 use sqlx::query::Query;
 use sqlx::{
     AssertSqlSafe, Either, Executor as _, Postgres, SqlSafeStr as _, SqlStr, Statement as _,
@@ -17,7 +17,7 @@ use crate::engine::Ask;
 use crate::engine::sql::statement::{Role, Statement};
 use crate::engine::sql::{Statements, parameter, step};
 use crate::inbox::DbError;
-use crate::inbox::postgres::Tx;
+use crate::inbox::postgres::{Session, Tx};
 
 /// The statements with the types of their parameters.
 #[derive(Debug)]
@@ -49,22 +49,22 @@ pub(super) struct Values {
 
 /// Asks the server for the types, and writes the casts.
 async fn typed(
-    connection: &mut PgConnection,
+    session: &mut Session,
     statement: &Statement,
     number: u64,
 ) -> Result<Typed, sqlx::Error> {
     let bare = numbered(statement, number, |index| format!("${}", index + 1));
-    let prepared = connection.prepare(bare).await?;
+    let prepared = session.prepare(bare).await?;
     let types = match prepared.parameters() {
         Some(Either::Left(types)) => types.to_vec(),
         Some(Either::Right(_)) | None => Vec::new(),
     };
-    let names = type_names(connection, &types).await?;
+    let names = type_names(session, &types).await?;
     let sql = numbered(statement, number, |index| {
         format!("CAST(CAST(${} AS text) AS {})", index + 1, names[index])
     });
     // Prepared here, while a failure has no consequences.
-    connection.prepare(sql.clone()).await?;
+    session.prepare(sql.clone()).await?;
     let parameters = statement
         .parameters()
         .iter()
@@ -86,7 +86,7 @@ fn numbered(statement: &Statement, number: u64, place: impl Fn(usize) -> String)
 
 /// As a cast names them: `-1` keeps `bpchar` from becoming `character`, which holds one character.
 async fn type_names(
-    connection: &mut PgConnection,
+    session: &mut Session,
     types: &[PgTypeInfo],
 ) -> Result<Vec<String>, sqlx::Error> {
     let oids: Vec<Oid> = types.iter().filter_map(PgTypeInfo::oid).collect();
@@ -96,7 +96,7 @@ async fn type_names(
          ORDER BY t.place",
     )
     .bind(oids)
-    .fetch_all(connection)
+    .fetch_all(session)
     .await
 }
 
@@ -112,17 +112,17 @@ impl Plan {
     /// # Errors
     /// A statement does not fit the tables, or the database's own.
     pub(super) async fn make(
-        connection: &mut PgConnection,
+        session: &mut Session,
         statements: &Statements,
         number: u64,
     ) -> Result<Self, sqlx::Error> {
         let matches = match &statements.matches {
-            Some(statement) => Some(typed(connection, statement, number).await?),
+            Some(statement) => Some(typed(session, statement, number).await?),
             None => None,
         };
         Ok(Self {
             matches,
-            apply: typed(connection, &statements.apply, number).await?,
+            apply: typed(session, &statements.apply, number).await?,
             made_at: Instant::now(),
         })
     }
