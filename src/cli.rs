@@ -3,6 +3,7 @@
 //! Owns arguments, the search for the configuration file, exit codes and everything that is printed.
 //! Knows no rule of the program: what it does is done by the parts.
 
+mod bench;
 mod check;
 mod choice;
 mod completions;
@@ -89,6 +90,8 @@ enum Command {
     Inbox(inbox::Inboxes),
     /// Show what is promised, without any server: one of two daemons is killed half way
     Demo(demo::Arguments),
+    /// Measure what these servers can do, and how much of it Sluice takes
+    Bench(bench::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print the completion script of a shell
@@ -177,6 +180,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Migrate(arguments) => block_on(migrate::migrate(&globals, &arguments)),
         Command::Inbox(command) => block_on(inbox::inbox(&globals, command)),
         Command::Demo(arguments) => block_on(demo::demo(&globals, &arguments)),
+        Command::Bench(arguments) => block_on(bench::bench(&globals, &arguments)),
         Command::Schema => schema::schema(),
         Command::Completions(arguments) => completions::completions(&arguments),
     }

@@ -56,7 +56,7 @@ use crate::message::{Action, Hash, Message, Undecodable};
 
 use definitions::Definitions;
 use schema::EngineSchema;
-use tables::Tables;
+pub use tables::Tables;
 
 /// How long what was read of the engine's schema is trusted: its clock may change to summer time.
 const SCHEMA_TRUSTED: Duration = Duration::from_mins(1);

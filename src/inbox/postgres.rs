@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, SqlSafeStr as _, SqlStr};
 use uuid::Uuid;
 
@@ -126,6 +126,15 @@ impl PostgresInbox {
             inner.state.all(),
         ]
         .concat()
+    }
+
+    /// The statement of [`Inbox::insert`] with its values ready to be sent: for whoever measures what the
+    /// database alone can do.
+    ///
+    /// # Errors
+    /// A value that cannot be encoded.
+    pub fn ready_insert(&self, rows: &[NewRow]) -> Result<(SqlStr, PgArguments), DbError> {
+        accept::ready_insert(self, rows)
     }
 
     fn rotation(&self) -> MutexGuard<'_, HashMap<String, Uuid>> {

@@ -72,7 +72,7 @@ impl Rabbitmq {
     }
 
     /// Connects to the URI whose turn it is. The next call takes the next one.
-    async fn connect(&self) -> Result<(Connection, Channel, String), SourceError> {
+    pub async fn connect(&self) -> Result<(Connection, Channel, String), SourceError> {
         let uri = self.uri()?;
         let address = config::address(&uri);
         let tls = self.config.tls.load().await.map_err(|(path, cause)| {

@@ -5,12 +5,12 @@ use crate::crash_point;
 use crate::inbox::{DbError, Inbox, Purged};
 use crate::metrics;
 
-/// Purge deletes in larger pieces than the other sweeps drive.
-const FACTOR: i64 = 10;
-
 impl<I: Inbox> Sweeper<I> {
+    /// Purge deletes in larger pieces than the other sweeps drive.
+    pub const PURGE_FACTOR: i64 = 10;
+
     pub(super) async fn purge_round(&self) -> Result<Round, DbError> {
-        let limit = i64::from(self.config.limit) * FACTOR;
+        let limit = i64::from(self.config.limit) * Self::PURGE_FACTOR;
         let purged = self.intake.inbox().purge(self.retention, limit).await?;
         if purged == Purged::default() {
             return Ok(Round::Empty);

@@ -1,5 +1,6 @@
 //! The command line, as a person or a script meets it: the program as a process.
 
+mod bench;
 mod connect;
 
 use std::fmt::Write as _;

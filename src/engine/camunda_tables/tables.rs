@@ -4,7 +4,7 @@ use sqlx::AssertSqlSafe;
 
 /// Where the engine's tables and ours are.
 #[derive(Debug, Clone)]
-pub(super) struct Tables {
+pub struct Tables {
     engine: String,
     inbox: String,
     /// The engine's schema and prefix as they are, for the catalogue.

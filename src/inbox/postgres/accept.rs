@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{Execute as _, Row as _, SqlStr};
 use uuid::Uuid;
 
 use super::order;
@@ -156,16 +157,10 @@ fn conflict_bytes(conflict: Option<&Hash>) -> &[u8] {
     conflict.map_or(&[], |hash| &hash.0)
 }
 
-pub(super) async fn insert(
-    inbox: &PostgresInbox,
-    tx: &mut Tx,
-    rows: &[NewRow],
-) -> Result<Vec<RowId>, DbError> {
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
+/// The statement of [`insert`], with the rows in the order of their keys.
+fn query<'a>(inbox: &PostgresInbox, rows: &'a [NewRow]) -> Query<'a, Postgres, PgArguments> {
     let c = Columns::of(rows);
-    let query = sqlx::query(inbox.inner.accept.insert.clone())
+    sqlx::query(inbox.inner.accept.insert.clone())
         .bind(c.id)
         .bind(c.source)
         .bind(c.route)
@@ -193,7 +188,29 @@ pub(super) async fn insert(
         .bind(c.due_in_ms)
         .bind(c.expires_in_ms)
         .bind(c.announced)
-        .try_map(|row: PgRow| row.try_get(0).map(RowId));
+}
+
+/// The same as text and values that are ready to be sent.
+pub(super) fn ready_insert(
+    inbox: &PostgresInbox,
+    rows: &[NewRow],
+) -> Result<(SqlStr, PgArguments), DbError> {
+    let values = query(inbox, rows).take_arguments();
+    let values = values.map_err(sqlx::Error::Encode);
+    let values = values.map_err(DbError::of("inbox.insert"))?;
+    let text = inbox.inner.accept.insert.clone();
+    Ok((text, values.unwrap_or_default()))
+}
+
+pub(super) async fn insert(
+    inbox: &PostgresInbox,
+    tx: &mut Tx,
+    rows: &[NewRow],
+) -> Result<Vec<RowId>, DbError> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = query(inbox, rows).try_map(|row: PgRow| row.try_get(0).map(RowId));
     let new = inbox
         .within("inbox.insert", query.fetch_all(&mut **tx))
         .await?;

@@ -226,7 +226,7 @@ impl KafkaConfig {
     }
 
     /// The client's settings. Reads the password file.
-    pub(super) async fn client(&self, client_name: &str) -> Result<ClientConfig, SourceError> {
+    pub async fn client(&self, client_name: &str) -> Result<ClientConfig, SourceError> {
         let mut client = ClientConfig::new();
         // One response; the client wants it between its `message.max.bytes` and a half of
         // `receive.message.max.bytes`. A single larger record comes all the same.

@@ -48,6 +48,11 @@ impl Engine {
         }
     }
 
+    /// The address of its REST interface.
+    pub fn rest(&self) -> &str {
+        &self.rest
+    }
+
     // === deployments ===
 
     /// Deploys files of tests/rig/bpmn, named without their ending, in one deployment. Their `_suffix`

@@ -47,6 +47,15 @@ impl Kafka {
         topic
     }
 
+    /// Whether there is a topic of this name.
+    pub async fn has_topic(&self, name: &str) -> bool {
+        let all = self
+            .look("rig", |client| client.fetch_metadata(None, LIMIT))
+            .await;
+        let all = all.expect("the cluster answers");
+        all.topics().iter().any(|topic| topic.name() == name)
+    }
+
     fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap);

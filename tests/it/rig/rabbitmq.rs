@@ -60,6 +60,12 @@ impl RabbitMq {
         queue
     }
 
+    /// Whether there is a queue of this name.
+    pub async fn has_queue(&self, name: &str) -> bool {
+        let found = self.ask(Method::GET, &format!("queues/%2f/{name}")).await;
+        found.expect("the API answers").is_some()
+    }
+
     /// Asks the HTTP API; `path` begins behind `/api/`. `None` when there is no such thing.
     pub async fn ask(&self, method: Method, path: &str) -> Result<Option<Value>> {
         let response = http()

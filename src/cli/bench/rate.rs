@@ -1,0 +1,60 @@
+//! Counts and times as figures.
+
+use std::time::Duration;
+
+use super::report::{Line, PER_SECOND};
+
+/// A count as a figure.
+#[expect(clippy::cast_precision_loss, reason = "no run counts beyond 2^52")]
+pub fn count(n: u64) -> f64 {
+    n as f64
+}
+
+/// 0 where nothing was done.
+pub fn per_second(messages: u64, elapsed: Duration) -> f64 {
+    if elapsed.is_zero() {
+        return 0.0;
+    }
+    count(messages) / elapsed.as_secs_f64()
+}
+
+/// So many messages in this time.
+pub fn line(name: &'static str, messages: u64, elapsed: Duration, how: &str) -> Line {
+    let (rate, seconds) = (per_second(messages, elapsed), elapsed.as_secs_f64());
+    Line {
+        name,
+        headline: format!("{rate:.0} /s"),
+        how: format!("{messages} in {seconds:.1} s: {how}"),
+        figures: vec![
+            (PER_SECOND, rate),
+            ("messages", count(messages)),
+            ("seconds", seconds),
+        ],
+    }
+}
+
+/// The value below which so many of a hundred are; of a sorted list that is not empty.
+pub fn percentile_ms(sorted: &[Duration], percent: usize) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    let value = sorted.get(place.min(last)).copied().unwrap_or_default();
+    value.as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_a_value_of_the_list() {
+        let sorted: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        assert!((percentile_ms(&sorted, 50) - 100.0).abs() < 1e-9);
+        assert!((percentile_ms(&sorted, 99) - 198.0).abs() < 1e-9);
+        assert!((percentile_ms(&sorted[..1], 99) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_in_no_time_is_no_rate() {
+        assert!(per_second(0, Duration::ZERO).abs() < 1e-9);
+    }
+}
