@@ -39,8 +39,6 @@ const OVERLAP: usize = 4;
 const DRAIN: Duration = Duration::from_mins(4);
 /// How often it is said what is still to be done.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
-/// Orders of one source for each deck of faults; each is seven messages and a duplicate or two.
-const ORDERS: usize = 45;
 /// How long messages are sent after the last fault has begun.
 const TAIL: Duration = Duration::from_secs(2);
 
@@ -88,7 +86,7 @@ impl Run<'_> {
         let loads: Vec<Load> = sources
             .iter()
             .map(|source| {
-                let orders = ORDERS * self.options.decks;
+                let orders = self.options.orders;
                 Load::of(source, shop, &self.sent, (self.rounds, orders), &mut random)
             })
             .collect();
@@ -108,8 +106,20 @@ impl Run<'_> {
         self.drain().await;
     }
 
-    /// Waits until everything is done, as far as it can be seen; the checker says what is missing.
+    /// Waits until every node works, and then until everything is done, as far as it can be seen; the checker says what is missing.
+    ///
+    /// # Panics
+    /// When a daemon ended by itself.
     async fn drain(&self) {
+        for node in &self.world.nodes {
+            let daemon = &node.lock().await.daemon;
+            eventually("every daemon working", DRAIN, async || {
+                let ended = daemon.exited();
+                assert!(ended.is_none(), "a daemon ended by itself: {ended:?}");
+                daemon.ready().await.then_some(())
+            })
+            .await;
+        }
         let unique = self.sent.messages.len();
         let mut told = Instant::now();
         let settled = async || {

@@ -1,11 +1,12 @@
 //! Counts effects where they are made: in the engine's history and in the shop's own book.
 //!
-//! Sluice's tables are asked one thing alone, which is about themselves: whether rows are left that nobody drives. All
-//! that was ever sent is counted each time, so that a late double of an earlier round shows.
+//! Sluice's tables are asked only about themselves: whether rows are left that nobody drives, or used attempts. All that
+//! was ever sent is counted each time, so that a late double of an earlier round shows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use sqlx::AssertSqlSafe;
 
 use super::producer::Sent;
 use crate::crash::shop::{Kind, Shop};
@@ -34,6 +35,8 @@ pub struct Verdict {
     pub out_of_order: Vec<String>,
     /// Rows of the inbox that are not done though there is nothing more to do.
     pub stranded: Vec<String>,
+    /// Rows that used an attempt, though nothing but outages stood in their way.
+    pub attempted: Vec<String>,
     /// What is left in the engine's tables beside receipts.
     pub residue: Vec<String>,
 }
@@ -62,7 +65,8 @@ pub async fn look(shop: &Shop, sent: &Sent) -> Verdict {
 
     let mut verdict = Verdict {
         out_of_order: out_of_order(&paid, &sent.ordered),
-        stranded: stranded(shop).await,
+        stranded: rows(shop, "state <> 'done'").await,
+        attempted: rows(shop, "attempts > 0").await,
         residue: residue(shop).await,
         ..Verdict::default()
     };
@@ -113,11 +117,14 @@ fn out_of_order(paid: &BTreeMap<String, Vec<String>>, ordered: &BTreeSet<String>
         .collect()
 }
 
-async fn stranded(shop: &Shop) -> Vec<String> {
-    let sql = "SELECT concat_ws(' ', dedup_key, state, reason, 'attempts ' || attempts, detail)
-                 FROM inbox WHERE state <> 'done' ORDER BY id LIMIT 100";
-    let rows = sqlx::query_scalar(sql).fetch_all(&shop.inbox).await;
-    rows.expect("the inbox can be read")
+/// Rows of the inbox of which this is true, the first hundred of them.
+async fn rows(shop: &Shop, is: &str) -> Vec<String> {
+    let sql = format!(
+        "SELECT concat_ws(' ', dedup_key, state, reason, 'attempts ' || attempts, detail)
+           FROM inbox WHERE {is} ORDER BY id LIMIT 100"
+    );
+    let rows = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&shop.inbox);
+    rows.await.expect("the inbox can be read")
 }
 
 async fn residue(shop: &Shop) -> Vec<String> {

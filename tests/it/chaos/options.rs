@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::report::Figures;
 use super::schedule::{self, Kind};
 
+/// Orders of each source for a deck of faults.
+const ORDERS: u64 = 45;
+
 pub struct Options {
     pub seed: u64,
     /// Rounds begin until so much time has passed …
@@ -14,8 +17,8 @@ pub struct Options {
     faults: usize,
     /// What happens in a round.
     pub deck: Vec<Kind>,
-    /// How many messages are sent in a round, by this measure.
-    pub decks: usize,
+    /// How many orders each source is told of in a round; each is seven messages and a duplicate or two.
+    pub orders: usize,
     /// Where the figures go.
     json: Option<PathBuf>,
     /// Another build of the daemon, between which nodes change.
@@ -45,6 +48,7 @@ impl Options {
             schedule::deck_of(&names.split(',').collect::<Vec<_>>())
         });
         // A long run need not count so often.
+        let orders = number("SLUICE_CHAOS_ORDERS").unwrap_or(ORDERS);
         let short = length.is_zero() && faults <= deck.len();
         let decks = if short { 1 } else { 2 };
         let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
@@ -53,7 +57,7 @@ impl Options {
             length,
             faults,
             deck: deck.repeat(decks),
-            decks,
+            orders: decks * usize::try_from(orders).expect("a usize is as large"),
             json: of("SLUICE_CHAOS_JSON").map(PathBuf::from),
             other: of("SLUICE_CHAOS_OTHER").map(PathBuf::from),
             logs: of("SLUICE_CHAOS_LOGS").map_or(logs, PathBuf::from),
@@ -88,7 +92,7 @@ mod tests {
             length: std::time::Duration::ZERO,
             faults: 1,
             deck: schedule::deck(),
-            decks: 1,
+            orders: 1,
             json: None,
             other: None,
             logs: std::path::PathBuf::new(),

@@ -139,6 +139,8 @@ pub struct Figures {
     pub doubled: usize,
     pub out_of_order: usize,
     pub stranded: usize,
+    /// Rows that used an attempt: none should, as nothing but outages stood in their way.
+    pub attempted: usize,
     pub residue: usize,
     /// Rows that each sweep took up, by the daemons' own histogram: how long after they could have gone on.
     pub recovery: BTreeMap<String, Spread>,
@@ -198,6 +200,7 @@ impl Figures {
             doubled: verdict.doubled.len() + verdict.unknown.len(),
             out_of_order: verdict.out_of_order.len(),
             stranded: verdict.stranded.len(),
+            attempted: verdict.attempted.len(),
             residue: verdict.residue.len(),
             recovery: recovery.spreads(),
             next_effect: next.into_iter().map(spread).collect(),
@@ -231,6 +234,7 @@ impl Figures {
         line("doubled", self.doubled.to_string());
         line("out of order", self.out_of_order.to_string());
         line("rows that nobody drives", self.stranded.to_string());
+        line("rows that used an attempt", self.attempted.to_string());
         line("left in the engine", self.residue.to_string());
         let spread = |of: &Spread| {
             let Spread {
