@@ -6,6 +6,7 @@
 //! test alone is one round, which has every kind of fault.
 
 mod checker;
+mod clock;
 mod faults;
 mod node;
 mod options;

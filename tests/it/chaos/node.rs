@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::clock;
 use super::report::Recovery;
 use super::world::{Links, Source};
 use crate::crash::shop::{Entrance, Limits, Settings, Shop};
@@ -69,17 +70,12 @@ impl Node {
 
     /// Comes back with the clock, configuration and build of the moment.
     pub async fn come_back(&mut self) {
-        let clock = format!("{:+}s", self.clock);
-        let wrong = [
-            (
-                "LD_PRELOAD",
-                "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
-            ),
-            ("FAKETIME", clock.as_str()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ];
-        let environment: &[_] = if self.clock == 0 { &[] } else { &wrong };
-        self.daemon.restart(environment).await;
+        let clock = clock::wrong_by(self.clock);
+        let environment: Vec<_> = clock
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        self.daemon.restart(&environment).await;
     }
 
     /// Wrong by up to three days, or right again, from the next start on.

@@ -6,137 +6,23 @@
 //! message would show. Effects are counted in the engine's history and in that table alone; the inbox is
 //! only asked whether anything is still to be done, because no double can come after that.
 
+mod entrance;
+mod message;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable};
-use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::daemon::Config;
 use crate::effects::Effects;
-use crate::rig::{Deployment, Engine, Queue, QueueKind, Rig, Schema, Topic, eventually};
+use crate::rig::{Deployment, Engine, Rig, Schema, eventually};
 
-/// How often an order is paid, usually, and called about.
-const PAID: usize = 3;
-const CALLED: usize = 2;
+pub use entrance::{Broker, Entrance, Limits};
+pub use message::{Kind, Message, Random, messages, messages_paying};
+
 /// How long a shop may take to have done what it was told, on a busy machine.
 pub const LIMIT: Duration = Duration::from_mins(2);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Broker {
-    RabbitMq,
-    Kafka,
-}
-
-/// Where a shop's messages come in.
-pub enum Entrance {
-    Queue(Box<Queue>),
-    Topic(Topic),
-}
-
-impl Entrance {
-    pub async fn of(broker: Broker) -> Entrance {
-        let rig = Rig::get();
-        match broker {
-            Broker::RabbitMq => Entrance::Queue(Box::new(rig.queue(QueueKind::Quorum).await)),
-            Broker::Kafka => Entrance::Topic(rig.topic(2).await),
-        }
-    }
-
-    /// One whose order can be kept: all messages go to one consumer at a time.
-    pub async fn ordered(broker: Broker) -> Entrance {
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-        let rig = Rig::get();
-        match broker {
-            Broker::RabbitMq => {
-                let queue = rig.rabbitmq.queue_with(QueueKind::Quorum, arguments);
-                Entrance::Queue(Box::new(queue.await))
-            }
-            Broker::Kafka => Entrance::of(broker).await,
-        }
-    }
-
-    /// Sends in this order and waits until the broker has stored all.
-    pub async fn send(&self, messages: &[Message]) {
-        let sent = self.try_send(messages).await;
-        sent.expect("the broker stores what is sent");
-    }
-
-    /// The same to a broker that may die meanwhile. After an error nobody knows which messages it has.
-    pub async fn try_send(&self, messages: &[Message]) -> anyhow::Result<()> {
-        match self {
-            Entrance::Queue(queue) => {
-                let all = messages
-                    .iter()
-                    .map(|message| (message.payload(), BasicProperties::default()));
-                queue.try_publish(all.collect()).await
-            }
-            Entrance::Topic(topic) => {
-                let sent = messages.iter().map(async |message| {
-                    let payload = message.payload();
-                    topic
-                        .try_produce(None, Some(&message.order), &[], &payload)
-                        .await
-                });
-                futures_util::future::try_join_all(sent).await?;
-                Ok(())
-            }
-        }
-    }
-
-    /// The table of a source that is fed through it, by way of a proxy on this port if there is one.
-    pub fn source(&self, name: &str, proxy: Option<u16>, limits: Limits) -> String {
-        match self {
-            Entrance::Queue(queue) => {
-                let mut uri = reqwest::Url::parse(queue.uri()).expect("the rig's URIs are URIs");
-                uri.set_port(proxy.or(uri.port())).expect("it has a host");
-                let (queue, lines) = (queue.name(), limits.of_rabbitmq);
-                format!(
-                    "[sources.{name}.rabbitmq]\nuris = [\"{uri}\"]\nqueue = \"{queue}\"\n{lines}"
-                )
-            }
-            Entrance::Topic(topic) => {
-                let through = proxy.map(|port| format!("127.0.0.1:{port}"));
-                let servers = through.as_deref().unwrap_or(topic.bootstrap());
-                let (topic, lines) = (topic.name(), limits.of_kafka);
-                format!(
-                    "[sources.{name}.kafka]\nbootstrap_servers = \"{servers}\"\ntopics = [\"{topic}\"]\n\
-                     group_id = \"{topic}\"\n{lines}"
-                )
-            }
-        }
-    }
-
-    /// Waits until the broker has nothing left that is not acknowledged.
-    pub async fn until_drained(&self) {
-        match self {
-            Entrance::Queue(queue) => queue.wait_until_empty(LIMIT).await,
-            Entrance::Topic(topic) => topic.wait_until_committed(topic.name(), LIMIT).await,
-        }
-    }
-}
-
-/// How soon a source and its broker miss each other: lines of the source's table.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub of_rabbitmq: &'static str,
-    pub of_kafka: &'static str,
-}
-
-impl Limits {
-    /// Those of a configuration that says nothing.
-    pub const DEFAULT: Limits = Limits {
-        of_rabbitmq: "",
-        of_kafka: "",
-    };
-    pub const QUICK: Limits = Limits {
-        of_rabbitmq: "heartbeat = \"2s\"",
-        of_kafka: "session_timeout = \"3s\"",
-    };
-}
 
 /// What a test sets that most leave as it is.
 #[derive(Debug, Clone, Copy)]
@@ -154,109 +40,6 @@ impl Default for Settings<'_> {
             inbox: "",
             max_batches: 2,
             of_payments: "",
-        }
-    }
-}
-
-/// What a message tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Placed,
-    Paid,
-    Called,
-    Noted,
-}
-
-impl Kind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Kind::Placed => "placed",
-            Kind::Paid => "paid",
-            Kind::Called => "called",
-            Kind::Noted => "noted",
-        }
-    }
-}
-
-/// One message; the same bytes whenever it is sent.
-#[derive(Debug, Clone)]
-pub struct Message {
-    /// The dedup key.
-    pub id: String,
-    pub kind: Kind,
-    /// The business key.
-    pub order: String,
-}
-
-impl Message {
-    fn payload(&self) -> Vec<u8> {
-        json!({"id": self.id, "type": self.kind.as_str(), "order": self.order})
-            .to_string()
-            .into_bytes()
-    }
-}
-
-/// The messages of some orders in the order of sending, duplicates among them: the same for the same seed.
-///
-/// Payments of one order have rising numbers.
-pub fn messages(orders: &[String], seed: u64) -> Vec<Message> {
-    messages_paying(PAID, orders, seed)
-}
-
-/// The same with so many payments of each order.
-pub fn messages_paying(times: usize, orders: &[String], seed: u64) -> Vec<Message> {
-    let mut random = Random(seed);
-    let mut told: Vec<(Kind, &String)> = Vec::new();
-    for order in orders {
-        told.push((Kind::Placed, order));
-        told.extend(vec![(Kind::Paid, order); times]);
-        told.extend([(Kind::Called, order); CALLED]);
-        told.push((Kind::Noted, order));
-    }
-    random.shuffle(&mut told);
-    let mut numbers: BTreeMap<(&str, &String), usize> = BTreeMap::new();
-    let mut messages: Vec<Message> = told
-        .into_iter()
-        .map(|(kind, order)| {
-            let number = numbers.entry((kind.as_str(), order)).or_default();
-            *number += 1;
-            let id = format!("{}-{number}-{order}", kind.as_str());
-            Message {
-                id,
-                kind,
-                order: order.clone(),
-            }
-        })
-        .collect();
-    for _ in 0..messages.len() / 5 {
-        let first = random.below(messages.len());
-        let again = first + 1 + random.below(messages.len() - first);
-        messages.insert(again, messages[first].clone());
-    }
-    messages
-}
-
-/// A generator that gives the same numbers for the same seed on every machine: `SplitMix64`.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below this one.
-    pub fn below(&mut self, end: usize) -> usize {
-        let end = u64::try_from(end).expect("a usize fits");
-        usize::try_from(self.next() % end).expect("it is below a usize")
-    }
-
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last + 1));
         }
     }
 }
