@@ -35,7 +35,7 @@ use crate::crash::shop::Random;
 use crate::rig::eventually;
 
 /// Faults that may overlap.
-const OVERLAP: usize = 4;
+const OVERLAP: usize = 5;
 /// How long everything may take once nothing is broken any more.
 const DRAIN: Duration = Duration::from_mins(4);
 /// How often it is said what is still to be done.
@@ -54,8 +54,9 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Until it is over or something is wrong.
-    async fn rounds(&mut self) -> Verdict {
+    /// Until it is over or something is wrong. What is known so far is written after each round, so that a run that
+    /// is interrupted was not for nothing.
+    async fn rounds(&mut self) -> (Verdict, Figures) {
         loop {
             self.round().await;
             let verdict = checker::look(&self.world.shop, &self.sent).await;
@@ -71,8 +72,10 @@ impl Run<'_> {
             let over = self
                 .options
                 .is_over(self.begun.elapsed(), self.events.len());
+            let figures = self.figures(&verdict).await;
+            self.options.write(&figures);
             if over || !verdict.is_good() {
-                return verdict;
+                return (verdict, figures);
             }
         }
     }
@@ -153,9 +156,7 @@ impl Run<'_> {
     async fn figures(&self, verdict: &Verdict) -> Figures {
         let mut recovery = Recovery::default();
         for node in &self.world.nodes {
-            let mut node = node.lock().await;
-            node.note_recovery().await;
-            recovery.join(&node.recovery);
+            recovery.join(&node.lock().await.recovery_so_far().await);
         }
         let story = Story {
             events: &self.events,
@@ -188,12 +189,7 @@ async fn every_message_has_one_effect_in_its_order_while_everything_breaks() {
         events: Vec::new(),
         rounds: 0,
     };
-    let ended = AssertUnwindSafe(async {
-        let verdict = run.rounds().await;
-        let figures = run.figures(&verdict).await;
-        (verdict, figures)
-    });
-    let ended = ended.catch_unwind().await;
+    let ended = AssertUnwindSafe(run.rounds()).catch_unwind().await;
     if !matches!(&ended, Ok((verdict, _)) if verdict.is_good()) {
         world.keep_logs(&options.logs).await;
         let logs = options.logs.display();
@@ -207,6 +203,5 @@ async fn every_message_has_one_effect_in_its_order_while_everything_breaks() {
         Err(panic) => std::panic::resume_unwind(panic),
     };
     say(&figures.text());
-    options.write(&figures);
     assert!(verdict.is_good(), "seed {}: {verdict:#?}", options.seed);
 }

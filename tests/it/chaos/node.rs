@@ -7,7 +7,7 @@ use super::clock;
 use super::report::Recovery;
 use super::world::{Links, Source};
 use crate::crash::shop::{Entrance, Limits, Settings, Shop};
-use crate::daemon::{Config, Daemon, Signal};
+use crate::daemon::{Config, Daemon, Metrics, Signal};
 
 /// How long a daemon may take to end in order; longer than its own limit.
 const DRAIN: Duration = Duration::from_secs(45);
@@ -23,7 +23,7 @@ const LIMITS: Limits = Limits {
 
 pub struct Node {
     pub daemon: Daemon,
-    pub recovery: Recovery,
+    recovery: Recovery,
     configurations: [Config; 2],
     configuration: usize,
     builds: [PathBuf; 2],
@@ -100,11 +100,19 @@ impl Node {
         self.daemon.install(&self.builds[self.build]);
     }
 
-    pub async fn note_recovery(&mut self) {
+    /// What the processes that ended measured, and the one that runs.
+    pub async fn recovery_so_far(&self) -> Recovery {
+        let mut recovery = self.recovery.clone();
         // One that is starting has nothing to tell.
         if let Some((_, body)) = self.daemon.get("/metrics").await {
-            self.recovery.add(&crate::daemon::Metrics::parse(&body));
+            recovery.add(&Metrics::parse(&body));
         }
+        recovery
+    }
+
+    /// Before the process ends.
+    async fn note_recovery(&mut self) {
+        self.recovery = self.recovery_so_far().await;
     }
 }
 

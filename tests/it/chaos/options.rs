@@ -50,7 +50,11 @@ impl Options {
         // A long run need not count so often.
         let orders = number("SLUICE_CHAOS_ORDERS").unwrap_or(ORDERS);
         let short = length.is_zero() && faults <= deck.len();
-        let decks = if short { 1 } else { 2 };
+        let decks = match faults {
+            _ if short => 1,
+            0..1_000 => 2,
+            _ => 4,
+        };
         let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
         Options {
             seed,

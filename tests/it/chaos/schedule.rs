@@ -85,7 +85,7 @@ const DECK: [(Kind, usize); 26] = [
 ];
 
 /// Pause between the beginnings of two faults: shorter than most faults last, so that some overlap.
-const PAUSE_MS: (u64, u64) = (300, 2_200);
+const PAUSE_MS: (u64, u64) = (200, 1_700);
 
 /// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
