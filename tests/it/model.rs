@@ -12,9 +12,9 @@
 //!
 //! **What is not.** Matching itself (there is one message name, so a message takes the first free
 //! subscription), catchers that stay when they are triggered, payloads and conflicts, order per key,
-//! `ttl` and attempts as numbers, the backlog, bisecting, remote engines, purge of the inbox, a
-//! database that loses commits, deadlocks, an operator who redrives a row in doubt. Batches of the
-//! sweeper are one row long: its rows do not touch each other.
+//! `ttl` and attempts as numbers, the backlog, bisecting, remote engines, deadlocks, an operator who
+//! redrives a row in doubt. Batches of the sweeper are one row long: its rows do not touch each other.
+//! A database that loses commits has a model of its own, [`positions`].
 //!
 //! **How to read it.** [`Protocol`] has a switch for each rule of the protocol; [`Protocol::sluice`]
 //! is what the daemon does, and must keep every promise of [`properties`] in every [`Scenario`]. Each
@@ -32,6 +32,7 @@ mod broker;
 mod engine;
 mod inbox;
 mod intake;
+mod positions;
 mod properties;
 mod scenario;
 mod sweeper;
@@ -99,6 +100,10 @@ struct Protocol {
     absence_needs_history: bool,
     /// What becomes of a row whose hand-over nothing proves.
     unproven: Unproven,
+    /// Purge leaves a key alone as long as a broker may give it again.
+    purge_waits: bool,
+    /// Purge takes only rows that are done.
+    purge_takes_done_only: bool,
     /// Variant C is refused where a model can hold two tokens at catchers of one name.
     refuse_two_tokens: bool,
 }
@@ -143,6 +148,8 @@ impl Protocol {
             confirm_in_one_snapshot: true,
             absence_needs_history: true,
             unproven: Unproven::DeadInDoubt,
+            purge_waits: true,
+            purge_takes_done_only: true,
             refuse_two_tokens: true,
         }
     }
@@ -199,6 +206,7 @@ enum Action {
     Change(NodeId),
     KillSession(NodeId),
     OperatorRedrives(RowId),
+    Purge(RowId),
     // The engine.
     RunJob(HandOver),
     Subscribe,
@@ -275,6 +283,7 @@ impl Model for World {
             Action::Change(node) => next.change(self, node),
             Action::KillSession(node) => next.kill_session(node),
             Action::OperatorRedrives(row) => next.operator_redrives(self, row),
+            Action::Purge(row) => next.purge(row),
             Action::RunJob(hand_over) => next.run_job(self, hand_over),
             Action::Subscribe => next.subscribe(),
             Action::BeginCancel(subscription) => next.begin_cancel(subscription),

@@ -26,6 +26,8 @@ pub enum RowState {
     Done,
     DeadExpired,
     DeadInDoubt,
+    /// The row is gone with its key, and only the judge remembers it.
+    Purged,
 }
 
 /// A pending row: this hand-over, and no other, may consume what the claim reaches.
@@ -38,7 +40,7 @@ pub struct Claim {
 impl Inbox {
     /// Writes a row that waits, or nothing if the key is there already.
     pub fn insert(&mut self, protocol: &Protocol, key: Key) -> Option<RowId> {
-        if protocol.dedup_key_unique && self.rows.iter().any(|row| row.key == key) {
+        if protocol.dedup_key_unique && self.knows(key) {
             return None;
         }
         self.rows.push(Row {
@@ -47,6 +49,12 @@ impl Inbox {
             epoch: 0,
         });
         Some(u8::try_from(self.rows.len() - 1).expect("an inbox of a model is short"))
+    }
+
+    /// Whether a row holds the key.
+    pub fn knows(&self, key: Key) -> bool {
+        let mut rows = self.rows.iter();
+        rows.any(|row| row.key == key && row.state != RowState::Purged)
     }
 
     pub fn row(&self, id: RowId) -> Row {

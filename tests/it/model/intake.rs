@@ -128,7 +128,7 @@ impl State {
             .map(|delivery| delivery.key)
             .collect();
         for key in keys {
-            if self.inbox.rows.iter().all(|row| row.key != key) {
+            if !self.inbox.knows(key) {
                 self.effect_of(key);
             }
         }

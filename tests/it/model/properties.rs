@@ -61,7 +61,8 @@ fn not_driven_again(_: &World, state: &State) -> bool {
 fn nothing_dropped(world: &World, state: &State) -> bool {
     let mut deliveries = world.scenario.queue.iter().zip(&state.broker.places);
     deliveries.all(|(key, place)| {
-        let open = |row: &Row| row.key == *key && row.state != RowState::Done;
+        let settled = |state| matches!(state, RowState::Done | RowState::Purged);
+        let open = |row: &Row| row.key == *key && !settled(row.state);
         state.witness.effects.contains_key(key)
             || *place != Place::Acked
             || state.inbox.rows.iter().any(open)
@@ -131,5 +132,5 @@ fn all_are_done(_: &World, state: &State) -> bool {
             .inbox
             .rows
             .iter()
-            .all(|row| row.state == RowState::Done)
+            .all(|row| matches!(row.state, RowState::Done | RowState::Purged))
 }

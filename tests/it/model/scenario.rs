@@ -27,6 +27,7 @@ pub struct Limits {
     pub history_cleanups: u8,
     pub expiries: u8,
     pub operator_redrives: u8,
+    pub purges: u8,
 }
 
 /// A world that is small enough to be walked through wholly.
@@ -137,6 +138,23 @@ pub fn two_tokens(way: Way) -> Scenario {
     };
     Scenario {
         tokens: 2,
+        ..one_instance(way, limits)
+    }
+}
+
+/// Keys are forgotten while deliveries come again and sweeps freeze.
+pub fn purging(way: Way) -> Scenario {
+    let limits = Limits {
+        connection_losses: 1,
+        killed_sessions: 1,
+        new_subscriptions: 1,
+        cancellations: 1,
+        expiries: 1,
+        purges: 2,
+        ..Limits::default()
+    };
+    Scenario {
+        queue: vec![Key::A, Key::A],
         ..one_instance(way, limits)
     }
 }

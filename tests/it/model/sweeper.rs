@@ -1,7 +1,9 @@
 //! The sweeps, a look and then a change, and the operator's redrive.
 
+use super::broker::Place;
 use super::engine::{Catcher, Evidence};
-use super::inbox::RowState;
+use super::inbox::{Row, RowState};
+use super::intake::Node;
 use super::{Action, HandOver, NodeId, Protocol, RowId, State, Unproven, World};
 
 /// What a node has looked at and not changed yet. With `sweep_holds_lock` it is an open transaction.
@@ -87,6 +89,11 @@ impl State {
             {
                 actions.push(Action::KillSession(id));
             }
+        }
+        if self.left.purges > 0 {
+            let rows = (0..).zip(&self.inbox.rows);
+            let over = rows.filter(|(row, _)| self.may_purge(world, *row));
+            actions.extend(over.map(|(row, _)| Action::Purge(row)));
         }
         if self.left.operator_redrives > 0 {
             actions.extend(rows(RowState::DeadExpired).map(Action::OperatorRedrives));
@@ -221,6 +228,33 @@ impl State {
     pub fn kill_session(&mut self, node: NodeId) {
         self.left.killed_sessions -= 1;
         self.nodes[node].sweep = None;
+    }
+
+    /// Whether the retention of its key is over, which is longer than any broker holds a delivery.
+    fn may_purge(&self, world: &World, row: RowId) -> bool {
+        let protocol = &world.protocol;
+        let Row { key, state, .. } = self.inbox.row(row);
+        let is_over = match state {
+            RowState::Purged => false,
+            RowState::Done => true,
+            _ => !protocol.purge_takes_done_only,
+        };
+        let held = |node: &Node| {
+            let under_way = node.batches.iter().flat_map(|batch| &batch.deliveries);
+            under_way
+                .chain(&node.received)
+                .any(|delivery| delivery.key == key)
+        };
+        let mut places = world.scenario.queue.iter().zip(&self.broker.places);
+        let comes_again = places.any(|(of, place)| *of == key && *place != Place::Acked);
+        let waits = comes_again || self.nodes.iter().any(held);
+        is_over && !self.is_locked(protocol, row) && !(waits && protocol.purge_waits)
+    }
+
+    /// Removes the row with its key.
+    pub fn purge(&mut self, row: RowId) {
+        self.left.purges -= 1;
+        self.inbox.rows[usize::from(row)].state = RowState::Purged;
     }
 
     /// An operator drives an expired row again.

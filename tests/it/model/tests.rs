@@ -7,7 +7,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use super::broker::BrokerKind;
 use super::properties as promise;
 use super::scenario::{
-    Scenario, Way, accepting, forgetting, handing, resending, sweeping, two_tokens,
+    Scenario, Way, accepting, forgetting, handing, purging, resending, sweeping, two_tokens,
 };
 use super::{ClaimUniqueBy, EpochRaisedBy, Protocol, Unproven, World};
 
@@ -86,6 +86,16 @@ fn lost_history_by_subscription_keeps_every_promise() {
 #[test]
 fn two_tokens_keep_every_promise() {
     keeps_every_promise(Protocol::sluice(), two_tokens(Way::ByName));
+}
+
+#[test]
+fn purging_by_name_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), purging(Way::ByName));
+}
+
+#[test]
+fn purging_by_subscription_keeps_every_promise() {
+    keeps_every_promise(Protocol::sluice(), purging(Way::BySubscription));
 }
 
 // Rules that stand in for each other: the daemon has both.
@@ -341,4 +351,23 @@ fn two_tokens_and_a_job_by_name_have_second_effects() {
         ..Protocol::sluice()
     };
     breaks(promise::ONE_EFFECT, protocol, two_tokens(Way::ByName));
+}
+
+/// A key that is forgotten while a copy of its message is still on its way.
+#[test]
+fn a_key_that_is_purged_too_early_has_second_effects() {
+    let protocol = Protocol {
+        purge_waits: false,
+        ..Protocol::sluice()
+    };
+    breaks(promise::ONE_EFFECT, protocol, purging(Way::ByName));
+}
+
+#[test]
+fn purging_rows_that_are_not_done_drops_messages() {
+    let protocol = Protocol {
+        purge_takes_done_only: false,
+        ..Protocol::sluice()
+    };
+    breaks(promise::NOTHING_DROPPED, protocol, purging(Way::ByName));
 }
