@@ -31,6 +31,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE
        :"schema".node,
        :"schema".node_counter
     TO :"role";
+GRANT SELECT, INSERT, UPDATE ON :"schema".source_position TO :"role";
 GRANT SELECT, INSERT, DELETE ON :"schema".probe TO :"role";
 -- Claims are inserted and deleted; the right to update one column is the right to lock a row.
 GRANT SELECT, INSERT, DELETE, UPDATE (handed_at)

@@ -5,6 +5,7 @@
 
 mod observe;
 pub mod parts;
+pub mod positions;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -167,7 +168,8 @@ where
     {
         return Ok(None);
     }
-    let sources = parts::sources(&config, &routes, identity)?;
+    let positions = positions::of(inbox.clone(), config.intake.transaction_timeout);
+    let sources = parts::sources(&config, &routes, identity, Some(&positions))?;
     let intake = Arc::new(Intake::new(
         inbox.clone(),
         engines,

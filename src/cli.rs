@@ -10,6 +10,7 @@ mod completions;
 mod demo;
 mod inbox;
 mod migrate;
+mod positions;
 mod print;
 mod rows;
 mod run;
@@ -88,6 +89,9 @@ enum Command {
     /// Look at accepted messages, drive them again, or give them up
     #[command(subcommand)]
     Inbox(inbox::Inboxes),
+    /// Look at how far each source is stored, or move it
+    #[command(subcommand)]
+    Positions(positions::Positions),
     /// Show what is promised, without any server: one of two daemons is killed half way
     Demo(demo::Arguments),
     /// Measure what these servers can do, and how much of it Sluice takes
@@ -179,6 +183,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(arguments) => block_on(check::check(&globals, &arguments)),
         Command::Migrate(arguments) => block_on(migrate::migrate(&globals, &arguments)),
         Command::Inbox(command) => block_on(inbox::inbox(&globals, command)),
+        Command::Positions(command) => block_on(positions::positions(&globals, command)),
         Command::Demo(arguments) => block_on(demo::demo(&globals, &arguments)),
         Command::Bench(arguments) => block_on(bench::bench(&globals, &arguments)),
         Command::Schema => schema::schema(),

@@ -22,13 +22,15 @@ pub use row::{
     Change, Existing, NewRow, OrderKey, Rekey, RowId, StoredRow, Take, Target, UniqueKey, Woken,
 };
 pub use state::{Expires, State, StateName};
-pub use view::{Count, Filter, Node, NodeIdentity, Purged, RowView};
+pub use view::{Count, Filter, Node, NodeIdentity, PositionView, Purged, RowView};
 
+use std::collections::HashMap;
 use std::future::Future;
 
 use uuid::Uuid;
 
 use crate::finding::Finding;
+use crate::position::{Advance, Beginning, Partition, Standing, Stored};
 
 /// The statements on our own tables.
 ///
@@ -103,6 +105,38 @@ pub trait Inbox: Clone + Send + Sync + 'static {
         node: Uuid,
         duplicates: i64,
     ) -> impl Future<Output = Result<(), DbError>> + Send;
+
+    /// Counts these offsets as stored by this transaction; returns by claim how far each position is now.
+    /// A claim that is not there is missing in the answer.
+    fn advance_positions(
+        &self,
+        tx: &mut Self::Tx,
+        advances: &[Advance],
+    ) -> impl Future<Output = Result<HashMap<Uuid, i64>, DbError>> + Send;
+
+    /// Who holds these positions now, in this order.
+    fn position_standing(
+        &self,
+        tx: &mut Self::Tx,
+        partitions: &[&Partition],
+    ) -> impl Future<Output = Result<Vec<Option<Standing>>, DbError>> + Send;
+
+    /// Takes these positions: from now on no batch of an earlier assignment changes them. In this order,
+    /// `None` where there is none.
+    fn claim_positions(
+        &self,
+        claims: &[(Partition, Uuid)],
+    ) -> impl Future<Output = Result<Vec<Option<Stored>>, DbError>> + Send;
+
+    /// Begins these positions, which are missing or claimed by the same id; in this order the epoch of
+    /// each, `None` where another assignment has it.
+    fn begin_positions(
+        &self,
+        beginnings: &[Beginning],
+    ) -> impl Future<Output = Result<Vec<Option<i64>>, DbError>> + Send;
+
+    /// Every position.
+    fn positions(&self) -> impl Future<Output = Result<Vec<PositionView>, DbError>> + Send;
 
     /// One bounded round of purge.
     fn purge(

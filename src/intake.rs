@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Intake::run      next batch ─▶ accept ─▶ next batch …        a bounded number of batches under way
-//!  └ accept        1 decode   2 begin   3 look   4 insert   5 hand   6 commit        7 settle (run)
+//!  └ accept        1 decode   2 begin   3 look   4 insert   5 hand   6 advance, commit   7 settle (run)
 //! ```
 //!
 //! [`Intake::accept`] is the only place that knows the order, and [`Intake::redrive`] is its steps 3, 5
@@ -10,6 +10,7 @@
 //! Invariant: a receipt leaves this module only after the commit that holds its delivery, or that proves
 //! it a duplicate, or when the configuration says to ignore it.
 
+mod advance;
 mod batch;
 mod drive;
 mod redrive;
@@ -17,6 +18,7 @@ mod remedy;
 mod run;
 mod verdict;
 
+pub use advance::Behind;
 pub use redrive::Driven;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -34,6 +36,7 @@ use crate::engine::{Ask, Engine, Matched, Missed, Outcome};
 use crate::inbox::{Change, DbError, Existing, Inbox, NewRow, RowId, State, UniqueKey};
 use crate::message::{Delivery, Message, Receipt};
 use crate::metrics::{self, MessageOutcome};
+use crate::position::Step;
 use crate::route::{Route, Routes};
 use crate::units::{Size, Span};
 
@@ -102,6 +105,15 @@ pub struct Stuck {
     pub error: DbError,
 }
 
+/// Why a batch is not stored, and its receipts do not come back.
+#[derive(Debug, thiserror::Error)]
+pub enum Unstored {
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
+    #[error(transparent)]
+    Behind(#[from] Behind),
+}
+
 impl<I: Inbox> Intake<I> {
     /// `engines`: every engine that a route names.
     pub fn new(
@@ -158,8 +170,8 @@ impl<I: Inbox> Intake<I> {
     /// Takes a batch all the way to its commit, however long the database is away; returns what may be acknowledged.
     ///
     /// # Errors
-    /// A single delivery that cannot be stored in any form.
-    pub async fn accept(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, Stuck> {
+    /// A single delivery that cannot be stored in any form; a database that has lost commits.
+    pub async fn accept(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, Unstored> {
         self.accept_since(deliveries, Instant::now()).await
     }
 
@@ -168,29 +180,31 @@ impl<I: Inbox> Intake<I> {
         &self,
         deliveries: Vec<Delivery>,
         arrived: Instant,
-    ) -> Result<Vec<Receipt>, Stuck> {
+    ) -> Result<Vec<Receipt>, Unstored> {
         crash_point!("received");
         let mut receipts = Vec::with_capacity(deliveries.len());
         let mut items = Vec::with_capacity(deliveries.len());
         let mut bytes = 0;
+        let mut ignored = Vec::new();
         for delivery in deliveries {
             metrics::delivered(&delivery.source, delivery.redelivered);
             // 1 decode
-            match Item::decode(&self.routes, &self.engines, &delivery) {
-                Some(item) => {
-                    bytes += item.size();
-                    items.push(item);
-                }
-                None => metrics::message(None, MessageOutcome::Ignored),
+            if let Some(item) = Item::decode(&self.routes, &self.engines, &delivery) {
+                bytes += item.size();
+                items.push(item);
+            } else {
+                ignored.extend(delivery.step);
+                metrics::message(None, MessageOutcome::Ignored);
             }
             receipts.push(delivery.receipt);
             // What was delivered small may have been packed.
             if bytes > self.config.max_batch_bytes.bytes() {
-                self.store(std::mem::take(&mut items), arrived).await?;
+                let (packed, skipped) = (std::mem::take(&mut items), std::mem::take(&mut ignored));
+                self.store(packed, skipped, arrived).await?;
                 bytes = 0;
             }
         }
-        self.store(items, arrived).await?;
+        self.store(items, ignored, arrived).await?;
         crash_point!("before_ack");
         Ok(receipts)
     }
@@ -209,17 +223,36 @@ impl<I: Inbox> Intake<I> {
         }
     }
 
-    /// Steps 2 to 6 for items that were never stored: one transaction.
-    async fn transact(&self, items: &[Item]) -> Result<Vec<Fate>, DbError> {
+    /// Steps 2 to 6 for items that were never stored: one transaction, or none if the database has lost commits.
+    async fn transact(
+        &self,
+        items: &[Item],
+        ignored: &[Step],
+    ) -> Result<Result<Vec<Fate>, Behind>, DbError> {
         // 2 begin
         let mut tx = self.inbox.begin().await?;
-        let fates = self.write(&mut tx, items).await?;
+        let fates = if items.is_empty() {
+            Vec::new()
+        } else {
+            self.write(&mut tx, items).await?
+        };
+        // 6 advance: what it locks, the next batch of the partition waits for.
+        let steps: Vec<&Step> = items
+            .iter()
+            .filter_map(|item| item.step.as_ref())
+            .chain(ignored)
+            .collect();
+        if let Err(behind) = self.advance(&mut tx, &steps).await? {
+            return Ok(Err(behind));
+        }
         crash_point!("before_commit");
-        // 6 commit
         self.inbox.commit(tx).await?;
+        for step in steps {
+            step.claim.commit(step.offsets.clone());
+        }
         crash_point!("after_commit");
         self.handed.notify_one();
-        Ok(fates)
+        Ok(Ok(fates))
     }
 
     /// Steps 3 to 5, in a transaction that the caller commits. One fate for each item.

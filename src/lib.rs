@@ -6,7 +6,7 @@
 //! # The rooms
 //!
 //! ```text
-//!  leaves      message  mapping  units  finding  metrics  telemetry  backoff  shutdown  crash
+//!  leaves      message  position  mapping  units  finding  metrics  telemetry  backoff  shutdown  crash
 //!                 ▲
 //!  parts       route   source ─ rabbitmq kafka prefix    inbox ─ postgres sqlite    engine ─ camunda_tables sql
 //!                 ▲                 ▲                       ▲                          ▲
@@ -20,6 +20,7 @@
 //! | Module | Owns |
 //! |---|---|
 //! | [`message`] | a delivery as the broker gave it, and the message that a route made of it |
+//! | [`position`] | how far a partition is stored, in words that source, intake and inbox share |
 //! | [`mapping`] | expressions: how a value is taken from a delivery, and which type it gets |
 //! | [`route`] | which delivery, mapped how, to which engine |
 //! | [`source`] | where messages come from; what may be acknowledged ([`source::prefix`]) |
@@ -73,6 +74,7 @@ pub mod intake;
 pub mod mapping;
 pub mod message;
 pub mod metrics;
+pub mod position;
 pub mod route;
 pub mod shutdown;
 pub mod source;

@@ -19,6 +19,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::position::Step;
+
 /// One message as the broker gave it.
 #[derive(Debug)]
 pub struct Delivery {
@@ -30,6 +32,8 @@ pub struct Delivery {
     pub envelope: Envelope,
     /// What the broker says about earlier deliveries of it (`RabbitMQ` only; Kafka never knows).
     pub redelivered: bool,
+    /// What it adds to its partition's position, where the inbox keeps one.
+    pub step: Option<Step>,
     /// Where it stands in its stream; given back to the stream once the row is committed.
     pub receipt: Receipt,
 }

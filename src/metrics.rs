@@ -60,6 +60,8 @@ pub enum DuplicateCause {
     Redelivered,
     /// Kafka: the same record, read again after a restart or a rebalance.
     Rebalance,
+    /// Kafka: a record that was acknowledged, read again because the database is older than that.
+    Reread,
     /// Another delivery of the same key: the producer sent it again.
     Resend,
     /// The row that holds the key is dead.
@@ -67,9 +69,10 @@ pub enum DuplicateCause {
 }
 
 impl DuplicateCause {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Redelivered,
         Self::Rebalance,
+        Self::Reread,
         Self::Resend,
         Self::OfDead,
     ];
@@ -78,6 +81,7 @@ impl DuplicateCause {
         match self {
             Self::Redelivered => "redelivered",
             Self::Rebalance => "rebalance",
+            Self::Reread => "reread",
             Self::Resend => "resend",
             Self::OfDead => "of_dead",
         }
@@ -181,6 +185,8 @@ pub fn kafka_lag(source: &str, topic: &str, partition: i32, lag: Option<i64>) {
         name::KAFKA_BELOW_LOW_WATERMARK,
         name::KAFKA_PARTITIONS_MET,
         name::KAFKA_SKIPPED_TO_END,
+        name::KAFKA_REREAD,
+        name::KAFKA_RECREATED,
     ] {
         of_topic(counter, source, topic, 0);
     }
@@ -199,6 +205,21 @@ pub fn kafka_partition_met(source: &str, topic: &str) {
 /// The group had committed nothing of a topic, and `start = "latest"` skipped what is there.
 pub fn kafka_skipped_to_end(source: &str, topic: &str) {
     of_topic(name::KAFKA_SKIPPED_TO_END, source, topic, 1);
+}
+
+/// The stored position was behind the group's offset: so many offsets are read again.
+pub fn kafka_reread(source: &str, topic: &str, offsets: u64) {
+    of_topic(name::KAFKA_REREAD, source, topic, offsets);
+}
+
+/// What is stored of a partition is about another topic of the same name.
+pub fn kafka_topic_recreated(source: &str, topic: &str) {
+    of_topic(name::KAFKA_RECREATED, source, topic, 1);
+}
+
+/// The database says less than it had committed.
+pub fn database_behind(source: &str) {
+    counter!(name::DB_BEHIND, "source" => source.to_owned()).increment(1);
 }
 
 fn of_topic(counter: &'static str, source: &str, topic: &str, times: u64) {

@@ -15,9 +15,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use crate::finding::Finding;
 use crate::message::{Delivery, Receipt};
+use crate::position::{Beginning, Claim, Partition, Stored};
 
 /// `[sources.NAME]`: exactly one of the broker's tables.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -67,6 +69,23 @@ impl Limits {
     }
 }
 
+/// What the inbox knows about how far a source has come: the one thing that a source may ask of it.
+///
+/// Each call is one transaction; an error says that it may be tried again later.
+#[async_trait]
+pub trait Positions: Send + Sync {
+    /// Takes these: from now on no batch of an earlier assignment changes them. In this order, `None` where
+    /// there is none.
+    async fn claim(&self, claims: &[(Partition, Uuid)]) -> Result<Vec<Option<Stored>>, Unanswered>;
+
+    /// Begins these, which are missing or claimed by the same id; in this order the epoch of each, `None`
+    /// where another assignment has it.
+    async fn begin(&self, beginnings: &[Beginning]) -> Result<Vec<Option<i64>>, Unanswered>;
+}
+
+/// Why the inbox does not answer.
+pub type Unanswered = Box<dyn std::error::Error + Send + Sync>;
+
 /// One configured source of one broker.
 #[async_trait]
 pub trait Source: Send + Sync {
@@ -111,6 +130,11 @@ pub trait Stream: Send {
     /// # Errors
     /// The stream is over; what was not acknowledged comes again.
     async fn settle(&mut self, receipts: Vec<Receipt>) -> Result<(), SourceError>;
+
+    /// The positions that this stream holds now: of what is assigned to it.
+    fn claims(&self) -> Vec<Arc<Claim>> {
+        Vec::new()
+    }
 
     /// Ends the stream after the last batch: what is not acknowledged goes back to the broker.
     async fn close(self: Box<Self>);

@@ -15,9 +15,9 @@ use crate::inbox::postgres::PostgresInbox;
 use crate::inbox::sqlite::SqliteInbox;
 use crate::inbox::{DbError, Inbox, InboxConfig, NodeIdentity};
 use crate::route::{Outline, Route, Routes};
-use crate::source::Source;
 use crate::source::kafka::Kafka;
 use crate::source::rabbitmq::Rabbitmq;
+use crate::source::{Positions, Source};
 
 /// An inbox on one of the databases.
 pub enum AnyInbox {
@@ -88,7 +88,7 @@ fn mistaken(engine: &str, mistake: &Mistake) -> anyhow::Error {
     anyhow::anyhow!("engine {engine}: {}: {}", mistake.path, mistake.what)
 }
 
-/// Every configured source.
+/// Every configured source; `positions` is what the inbox knows of how far they have come, for those that read.
 ///
 /// # Errors
 /// A table that is missing, which the configuration's check refuses before.
@@ -96,6 +96,7 @@ pub fn sources(
     config: &Config,
     routes: &Routes,
     identity: &NodeIdentity,
+    positions: Option<&Arc<dyn Positions>>,
 ) -> anyhow::Result<Vec<Arc<dyn Source>>> {
     let client = format!("sluice {} {}", identity.name, identity.incarnation.simple());
     config
@@ -108,10 +109,14 @@ pub fn sources(
                 (Some(rabbitmq), _) => {
                     Arc::new(Rabbitmq::new(shared, rabbitmq.clone(), ordered, &client))
                 }
-                (None, Some(kafka)) => Arc::new(
-                    Kafka::new(shared, (**kafka).clone(), ordered, &client)
-                        .with_key_retention(config.inbox.retention.key),
-                ),
+                (None, Some(kafka)) => {
+                    let kafka = Kafka::new(shared, (**kafka).clone(), ordered, &client)
+                        .with_key_retention(config.inbox.retention.key);
+                    Arc::new(match positions {
+                        Some(positions) => kafka.with_positions(Arc::clone(positions)),
+                        None => kafka,
+                    })
+                }
                 (None, None) => bail!("source {name}: expected a table rabbitmq or kafka"),
             };
             Ok(source)

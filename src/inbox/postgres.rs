@@ -2,7 +2,7 @@
 //!
 //! Owns the transaction's session limits and every statement on our own tables; connections are had in
 //! [`connect`], the statements of accepting stand in [`accept`], of driving in [`drive`], of order keys in
-//! [`order`], of purging in [`purge`], of operating in [`operate`] and [`inspect`], the migrations in
+//! [`order`], of positions in [`position`], of purging in [`purge`], of operating in [`operate`] and [`inspect`], the migrations in
 //! [`schema`]. Knows no broker and no engine, but lends its transaction to engines.
 //! Invariant: every write runs in a transaction of [`PostgresInbox::begin`], so that a session limit
 //! stands behind every lock, and so that a session which a cancelled begin left open is ended.
@@ -13,6 +13,7 @@ mod drive;
 mod inspect;
 mod operate;
 mod order;
+mod position;
 mod purge;
 mod schema;
 mod session;
@@ -33,9 +34,11 @@ use self::connect::Connections;
 use self::statement::Schema;
 use super::{
     Change, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node, NodeIdentity,
-    OrderKey, Purged, Rekey, Retention, RowId, RowView, SchemaStatus, StoredRow, Take, UniqueKey,
+    OrderKey, PositionView, Purged, Rekey, Retention, RowId, RowView, SchemaStatus, StoredRow,
+    Take, UniqueKey,
 };
 use crate::finding::Finding;
+use crate::position::{Advance, Beginning, Partition, Standing, Stored};
 
 pub use self::session::{Session, Tx};
 
@@ -62,6 +65,7 @@ struct Inner {
     accept: accept::Statements,
     drive: drive::Statements,
     order: order::Statements,
+    position: position::Statements,
     purge: purge::Statements,
     operate: operate::Statements,
     inspect: inspect::Statements,
@@ -92,6 +96,7 @@ impl PostgresInbox {
             accept: accept::Statements::new(&schema),
             drive: drive::Statements::new(&schema),
             order: order::Statements::new(&schema),
+            position: position::Statements::new(&schema),
             purge: purge::Statements::new(&schema),
             operate: operate::Statements::new(&schema),
             inspect: inspect::Statements::new(&schema),
@@ -120,6 +125,7 @@ impl PostgresInbox {
             inner.accept.all(),
             inner.drive.all(),
             inner.order.all(),
+            inner.position.all(),
             inner.purge.all(),
             inner.operate.all(),
             inner.inspect.all(),
@@ -269,6 +275,37 @@ impl Inbox for PostgresInbox {
         duplicates: i64,
     ) -> Result<(), DbError> {
         accept::count_duplicates(self, tx, node, duplicates).await
+    }
+
+    async fn advance_positions(
+        &self,
+        tx: &mut Tx,
+        advances: &[Advance],
+    ) -> Result<HashMap<Uuid, i64>, DbError> {
+        position::advance(self, tx, advances).await
+    }
+
+    async fn position_standing(
+        &self,
+        tx: &mut Tx,
+        partitions: &[&Partition],
+    ) -> Result<Vec<Option<Standing>>, DbError> {
+        position::standing(self, tx, partitions).await
+    }
+
+    async fn claim_positions(
+        &self,
+        claims: &[(Partition, Uuid)],
+    ) -> Result<Vec<Option<Stored>>, DbError> {
+        position::claim(self, claims).await
+    }
+
+    async fn begin_positions(&self, beginnings: &[Beginning]) -> Result<Vec<Option<i64>>, DbError> {
+        position::begin(self, beginnings).await
+    }
+
+    async fn positions(&self) -> Result<Vec<PositionView>, DbError> {
+        position::list(self).await
     }
 
     async fn purge(&self, retention: Retention, limit: i64) -> Result<Purged, DbError> {

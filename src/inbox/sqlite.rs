@@ -11,8 +11,10 @@ mod accept;
 mod drive;
 mod file;
 mod operate;
+mod position;
 mod schema;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -28,10 +30,11 @@ use uuid::Uuid;
 
 use super::{
     Change, Class, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node,
-    NodeIdentity, OrderKey, Purged, Rekey, Retention, RowId, RowView, SchemaStatus, StoredRow,
-    Take, UniqueKey,
+    NodeIdentity, OrderKey, PositionView, Purged, Rekey, Retention, RowId, RowView, SchemaStatus,
+    StoredRow, Take, UniqueKey,
 };
 use crate::finding::Finding;
+use crate::position::{Advance, Beginning, Partition, Standing, Stored};
 use file::File;
 
 /// A transaction, which the engines in this file share.
@@ -115,6 +118,7 @@ impl SqliteInbox {
             accept::statements(),
             drive::STATEMENTS.to_vec(),
             operate::STATEMENTS.to_vec(),
+            position::STATEMENTS.to_vec(),
             schema::STATEMENTS.to_vec(),
         ]
         .concat()
@@ -230,6 +234,53 @@ impl Inbox for SqliteInbox {
         accept::count_duplicates(tx, node, duplicates)
             .await
             .map_err(DbError::of("inbox.count_duplicates"))
+    }
+
+    async fn advance_positions(
+        &self,
+        tx: &mut Tx,
+        advances: &[Advance],
+    ) -> Result<HashMap<Uuid, i64>, DbError> {
+        position::advance(tx, advances)
+            .await
+            .map_err(DbError::of("inbox.advance_positions"))
+    }
+
+    async fn position_standing(
+        &self,
+        tx: &mut Tx,
+        partitions: &[&Partition],
+    ) -> Result<Vec<Option<Standing>>, DbError> {
+        position::standing(tx, partitions)
+            .await
+            .map_err(DbError::of("inbox.position_standing"))
+    }
+
+    async fn claim_positions(
+        &self,
+        claims: &[(Partition, Uuid)],
+    ) -> Result<Vec<Option<Stored>>, DbError> {
+        let mut tx = self.begin().await?;
+        let stored = position::claim(&mut tx, claims)
+            .await
+            .map_err(DbError::of("inbox.claim_position"))?;
+        self.commit(tx).await?;
+        Ok(stored)
+    }
+
+    async fn begin_positions(&self, beginnings: &[Beginning]) -> Result<Vec<Option<i64>>, DbError> {
+        let mut tx = self.begin().await?;
+        let epochs = position::begin(&mut tx, beginnings)
+            .await
+            .map_err(DbError::of("inbox.begin_position"))?;
+        self.commit(tx).await?;
+        Ok(epochs)
+    }
+
+    async fn positions(&self) -> Result<Vec<PositionView>, DbError> {
+        position::list(self.readers())
+            .await
+            .map_err(DbError::of("inbox.positions"))
     }
 
     async fn purge(&self, retention: Retention, limit: i64) -> Result<Purged, DbError> {

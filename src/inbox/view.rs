@@ -91,3 +91,23 @@ pub struct RowView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub envelope: Option<serde_json::Value>,
 }
+
+/// How far a source has come in a partition, as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PositionView {
+    pub source: String,
+    pub topic: String,
+    pub partition: i32,
+    /// Every record below it is stored.
+    pub next_offset: i64,
+    /// Records that are stored beyond a gap, which a batch under way will close.
+    pub ahead: i64,
+    /// The time of the highest record that is stored, in milliseconds since 1970.
+    pub record_at_ms: Option<i64>,
+    pub group_id: String,
+    pub cluster_id: String,
+    /// How often it was assigned.
+    pub epoch: i64,
+    /// RFC 3339, by the database's clock.
+    pub changed_at: String,
+}

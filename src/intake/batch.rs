@@ -15,6 +15,7 @@ use crate::message::{
     Action, DeadReason, Delivery, Envelope, Hash, Message, StartBy, Undecodable, WaitReason,
 };
 use crate::metrics::DuplicateCause;
+use crate::position::Step;
 use crate::route::{OnConflict, Route, Routes, Taken};
 use crate::units::Span;
 
@@ -38,6 +39,8 @@ pub(super) struct Item {
     pub payload_hash: Hash,
     pub envelope: Envelope,
     pub redelivered: bool,
+    /// What its transaction adds to its partition's position.
+    pub step: Option<Step>,
     pub key: UniqueKey,
     /// The key as people know it.
     pub dedup_key: String,
@@ -70,14 +73,16 @@ pub(super) enum Decoded {
 impl Item {
     /// Step 1. `None`: the source says to ignore it.
     pub fn decode<Tx>(routes: &Routes, engines: &Engines<Tx>, delivery: &Delivery) -> Option<Self> {
-        Self::of(
+        let item = Self::of(
             routes,
             engines,
             &delivery.source,
             delivery.payload.clone(),
             delivery.envelope.clone(),
             delivery.redelivered,
-        )
+        )?;
+        let step = delivery.step.clone();
+        Some(Self { step, ..item })
     }
 
     pub fn of<Tx>(
@@ -143,6 +148,7 @@ impl Item {
             payload_hash,
             envelope,
             redelivered,
+            step: None,
             key,
             dedup_key,
             announced,
@@ -456,6 +462,7 @@ pub(super) fn fate_of_repeat(item: &Item, existing: &Existing) -> Fate {
     Fate::Duplicate(match existing.state {
         StateName::Dead => DuplicateCause::OfDead,
         _ if item.redelivered => DuplicateCause::Redelivered,
+        _ if item.step.as_ref().is_some_and(|step| step.again) => DuplicateCause::Reread,
         _ if coordinates.is_some() && coordinates == existing.coordinates => {
             DuplicateCause::Rebalance
         }

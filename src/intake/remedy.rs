@@ -11,9 +11,10 @@ use std::time::Instant;
 use crate::backoff::Delays;
 use crate::inbox::{Class, DbError, Inbox, StateName};
 use crate::metrics::{self, MessageOutcome};
+use crate::position::Step;
 
 use super::batch::{Fate, Item};
-use super::{Intake, State, Stuck};
+use super::{Intake, State, Stuck, Unstored};
 
 /// A batch that fails this often while the probe succeeds is halved.
 const FAILURES_UNTIL_HALVED: u32 = 2;
@@ -25,15 +26,18 @@ const CONTENTIONS_UNTIL_FAILURE: u32 = 20;
 /// Items that are stored by one transaction, and what happened to them so far.
 struct Part {
     items: Vec<Item>,
+    /// Of deliveries that have no row: any transaction may count them.
+    ignored: Vec<Step>,
     failures: u32,
     contentions: u32,
     delays: Delays,
 }
 
 impl Part {
-    fn new(items: Vec<Item>) -> Self {
+    fn new(items: Vec<Item>, ignored: Vec<Step>) -> Self {
         Self {
             items,
+            ignored,
             failures: 0,
             contentions: 0,
             delays: Delays::outage(),
@@ -46,7 +50,10 @@ impl Part {
 
     fn halves(mut self) -> Vec<Self> {
         let right = self.items.split_off(self.items.len() / 2);
-        vec![Self::new(self.items), Self::new(right)]
+        vec![
+            Self::new(self.items, self.ignored),
+            Self::new(right, Vec::new()),
+        ]
     }
 }
 
@@ -55,16 +62,26 @@ impl<I: Inbox> Intake<I> {
     ///
     /// Halves are stored one after the other, so that an ordered source keeps its order. Without an order
     /// to keep, what has to be tried again comes after its neighbours.
-    pub(super) async fn store(&self, items: Vec<Item>, arrived: Instant) -> Result<(), Stuck> {
-        if items.is_empty() {
+    ///
+    /// # Errors
+    /// An item that cannot be stored in any form; a database that has lost commits.
+    pub(super) async fn store(
+        &self,
+        items: Vec<Item>,
+        ignored: Vec<Step>,
+        arrived: Instant,
+    ) -> Result<(), Unstored> {
+        if items.is_empty() && ignored.is_empty() {
             return Ok(());
         }
         let ordered = items.iter().any(|item| item.order().is_some());
-        let mut parts = VecDeque::from([Part::new(items)]);
+        let mut parts = VecDeque::from([Part::new(items, ignored)]);
         while let Some(part) = parts.pop_front() {
             let began = Instant::now();
-            match self.limited(Box::pin(self.transact(&part.items))).await {
+            let transaction = Box::pin(self.transact(&part.items, &part.ignored));
+            match self.limited(transaction).await {
                 Ok(fates) => {
+                    let fates = fates?;
                     self.set_outage(None);
                     record(&part.items, &fates, began, arrived);
                 }
@@ -94,9 +111,9 @@ impl<I: Inbox> Intake<I> {
                 tokio::time::sleep(delays.next_delay()).await;
                 Ok(vec![part])
             }
-            Class::Data | Class::Message if part.is_single() => Self::set_aside(part, error),
-            Class::Data | Class::Message => Ok(part.halves()),
-            Class::Again | Class::Outage => {
+            Class::Data | Class::Message if part.items.len() == 1 => Self::set_aside(part, error),
+            Class::Data | Class::Message if !part.is_single() => Ok(part.halves()),
+            Class::Again | Class::Outage | Class::Data | Class::Message => {
                 tracing::warn!(%error, messages = part.items.len(), "the batch is tried again");
                 if !error.may_be_the_batch() {
                     self.set_outage(Some(error.to_string()));
@@ -140,7 +157,7 @@ impl<I: Inbox> Intake<I> {
                 Class::Data | Class::Again | Class::Outage => item.spoil(detail.clone()),
             }
         }
-        Ok(vec![Part::new(single.items)])
+        Ok(vec![Part::new(single.items, single.ignored)])
     }
 
     /// Probes until the database answers and takes writes; then nothing is known to be in the way.

@@ -21,13 +21,16 @@ use crate::source::{Limits, Source, SourceError, Stream};
 use crate::telemetry;
 use crate::units::Span;
 
-use super::{Intake, Stuck};
+use super::{Intake, Stuck, Unstored};
 
 /// A stream that lived this long was a good one: the next reconnection begins with a short delay again.
 const GOOD_STREAM: Duration = Duration::from_secs(30);
 
 /// How often a drain looks whether its last batches are stalled.
 const LOOK_AT_DRAIN: Duration = Duration::from_millis(100);
+
+/// How often a partition without batches is compared with what the database says.
+const LOOK_AT_POSITIONS: Duration = Duration::from_secs(5);
 
 /// Why a stream is no longer read.
 enum End {
@@ -102,6 +105,15 @@ impl<I: Inbox> Intake<I> {
         mut stream: Box<dyn Stream>,
         shutdown: &Shutdown,
     ) -> End {
+        let end = self.read(source, &mut *stream, shutdown).await;
+        // What is only buffered goes back to the broker. Nobody else closes it: a stuck source opens no other.
+        if matches!(end, End::Drained | End::Stuck(_)) {
+            stream.close().await;
+        }
+        end
+    }
+
+    async fn read(&self, source: &dyn Source, stream: &mut dyn Stream, shutdown: &Shutdown) -> End {
         let max_batches = if source.ordered() {
             1
         } else {
@@ -113,6 +125,9 @@ impl<I: Inbox> Intake<I> {
         });
         let mut under_way = FuturesUnordered::new();
         let mut opened_at = Instant::now();
+        // One at a time, beside everything else: what it finds must not wait for the broker.
+        let mut looks = FuturesUnordered::new();
+        let mut look_at = Instant::now() + LOOK_AT_POSITIONS;
         loop {
             let draining = shutdown.is_draining();
             let slow = opened_at.elapsed() >= self.config.slow_batch.0;
@@ -126,30 +141,27 @@ impl<I: Inbox> Intake<I> {
             // A batch that waits for the database has nothing committed that is not repeated safely.
             let stalled = self.stalled.load(Ordering::SeqCst) > 0;
             if draining && (under_way.is_empty() || stalled) {
-                // What is only buffered goes back to the broker.
-                stream.close().await;
                 return End::Drained;
+            }
+            if !draining && looks.is_empty() && Instant::now() >= look_at {
+                looks.push(self.look_at_positions(stream.claims()));
+                look_at = Instant::now() + LOOK_AT_POSITIONS;
             }
             let room = (!draining).then(|| buffer.room()).flatten();
             tokio::select! {
                 biased;
                 Some(accepted) = under_way.next(), if !under_way.is_empty() => {
-                    match self.settle(&mut *stream, accepted).await {
-                        Ok(()) => {}
-                        Err(end) => {
-                            // Nobody else will: a stuck source opens no other stream.
-                            if matches!(end, End::Stuck(_)) {
-                                stream.close().await;
-                            }
-                            return end;
-                        }
+                    if let Err(end) = self.settle(stream, accepted).await {
+                        return end;
                     }
                 }
-                taken = take(&mut *stream, room) => match taken {
+                Some(Some(lost)) = looks.next(), if !looks.is_empty() => return End::Lost(lost),
+                taken = take(stream, room) => match taken {
                     Ok(deliveries) => buffer.add(deliveries),
                     Err(error) => return End::Lost(error),
                 },
                 () = shutdown.draining(), if !draining => {}
+                () = tokio::time::sleep_until(look_at.into()), if !draining && looks.is_empty() => {}
                 () = tokio::time::sleep(LOOK_AT_DRAIN), if draining => {}
                 () = tokio::time::sleep(self.config.slow_batch.0),
                     if !buffer.deliveries.is_empty() && under_way.len() < max_batches => {}
@@ -161,9 +173,12 @@ impl<I: Inbox> Intake<I> {
     async fn settle(
         &self,
         stream: &mut dyn Stream,
-        accepted: Result<Vec<Receipt>, Stuck>,
+        accepted: Result<Vec<Receipt>, Unstored>,
     ) -> Result<(), End> {
-        let receipts = accepted.map_err(End::Stuck)?;
+        let receipts = accepted.map_err(|unstored| match unstored {
+            Unstored::Stuck(stuck) => End::Stuck(stuck),
+            Unstored::Behind(behind) => End::Lost(behind.into()),
+        })?;
         stream.settle(receipts).await.map_err(End::Lost)?;
         crash_point!("after_ack");
         Ok(())

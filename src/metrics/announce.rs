@@ -17,7 +17,7 @@ pub fn announce(sources: &[&str], routes: &[&str], engines: &[&str]) {
             counter!(name::DELIVERIES, "source" => (*source).to_owned(), "redelivered" => redelivered)
                 .increment(0);
         }
-        for counter in [name::ACK_FAILURES, name::SOURCE_RECONNECTS] {
+        for counter in [name::ACK_FAILURES, name::SOURCE_RECONNECTS, name::DB_BEHIND] {
             counter!(counter, "source" => (*source).to_owned()).increment(0);
         }
         for seconds in [name::BATCH_MESSAGES, name::ACCEPT, name::DELIVERY_TO_COMMIT] {

@@ -41,6 +41,9 @@ catalogue! {
     KAFKA_BELOW_LOW_WATERMARK = "sluice_kafka_offset_below_low_watermark_total", Counter, Count, "Partitions whose committed offset was older than the oldest record: records were lost before they were read.";
     KAFKA_PARTITIONS_MET = "sluice_kafka_partitions_met_total", Counter, Count, "Partitions of which the group had committed nothing, and that began with their oldest record.";
     KAFKA_SKIPPED_TO_END = "sluice_kafka_skipped_to_end_total", Counter, Count, "Times that start = latest skipped all records of a topic, because the group had committed nothing of it.";
+    KAFKA_REREAD = "sluice_kafka_reread_total", Counter, Count, "Offsets that the group had acknowledged and that are read again, because the database does not know them: it lost commits, or the group was moved.";
+    KAFKA_RECREATED = "sluice_kafka_topic_recreated_total", Counter, Count, "Partitions that hold other records than the database knows: the topic was deleted and made again, or lost its end. They begin with their oldest record.";
+    DB_BEHIND = "sluice_database_behind_total", Counter, Count, "Times that a database under a living node said less than it had committed: a failover that lost commits.";
     ENGINE_BACKLOG = "sluice_engine_backlog", Gauge, Count, "Jobs of Sluice in the engine that are not finished, by whether they can run.";
     ENGINE_UP = "sluice_engine_up", Gauge, Count, "Whether the engine answers (1) or not (0).";
     RECOVERED = "sluice_recovered_total", Counter, Count, "Rows that a sweep moved on.";

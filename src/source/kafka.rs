@@ -9,33 +9,38 @@ mod begin;
 mod config;
 mod context;
 mod fault;
+mod group;
 mod inspect;
+mod ledger;
 mod pattern;
 mod poll;
 mod pulse;
 mod security;
 mod shared;
 mod stream;
+mod witness;
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 
 pub use config::{GroupProtocol, KafkaConfig, Start};
+pub use group::{Reading, To};
 pub use security::{KafkaSasl, KafkaTls, SaslMechanism};
 
 use crate::finding::Finding;
-use crate::source::{Source, SourceError, Stream};
+use crate::source::{Positions, Source, SourceError, Stream};
 use crate::units::Span;
 use context::Context;
+use ledger::Ledger;
 use poll::{Plan, Started};
 use shared::Shared;
 use stream::KafkaStream;
 
 /// A configured set of topics.
-#[derive(Debug)]
 pub struct Kafka {
     name: Arc<str>,
     config: KafkaConfig,
@@ -44,6 +49,8 @@ pub struct Kafka {
     client_name: String,
     /// How long the inbox knows a dedup key, to compare with how long a topic keeps a record.
     key_retention: Option<Span>,
+    /// What the inbox knows; without it the group's own offsets alone say where a partition begins.
+    positions: Option<Arc<dyn Positions>>,
     incarnations: Arc<AtomicU64>,
 }
 
@@ -56,6 +63,7 @@ impl Kafka {
             config,
             ordered,
             key_retention: None,
+            positions: None,
             incarnations: Arc::new(AtomicU64::new(0)),
         }
     }
@@ -67,18 +75,34 @@ impl Kafka {
         self
     }
 
+    /// Begins where the inbox says, if that is before where the group stood, and tells it what is stored.
+    #[must_use]
+    pub fn with_positions(mut self, positions: Arc<dyn Positions>) -> Self {
+        self.positions = Some(positions);
+        self
+    }
+
     /// What one consumer is made of, and what it shares with whoever reads it.
     async fn plan(&self) -> Result<Plan, SourceError> {
+        let client = self.config.client(&self.client_name).await?;
+        let ledger = self.positions.as_ref().map(|positions| Ledger {
+            positions: Arc::clone(positions),
+            runtime: Handle::current(),
+            client: client.clone(),
+            source: Arc::clone(&self.name),
+            group_id: self.config.group_id.clone(),
+        });
         let context = Context {
             source: Arc::clone(&self.name),
             start: self.config.start,
             limit: self.config.connect_timeout,
+            ledger,
             incarnations: Arc::clone(&self.incarnations),
             shared: Arc::new(Shared::default()),
             last_error: Mutex::new(None),
         };
         Ok(Plan {
-            client: self.config.client(&self.client_name).await?,
+            client,
             topics: self.config.topics.clone(),
             context,
             buffer_bytes: self.config.half_prefetch(),

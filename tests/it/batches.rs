@@ -103,6 +103,7 @@ impl Memory {
 
 fn delivery(tag: u64, size: usize) -> Delivery {
     let delivery = Delivery {
+        step: None,
         source: "memory".into(),
         payload: Bytes::new(),
         envelope: Envelope::default(),

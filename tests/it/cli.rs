@@ -184,6 +184,9 @@ fn the_help_explains_every_command() {
         &["inbox", "show", "--help"],
         &["inbox", "redrive", "--help"],
         &["inbox", "discard", "--help"],
+        &["positions", "--help"],
+        &["positions", "list", "--help"],
+        &["positions", "set", "--help"],
     ] {
         writeln!(help, "$ sluice {}", command.join(" ")).unwrap();
         let said = folder.sluice(command).out;

@@ -40,6 +40,9 @@ fn record_everything() {
     metrics::kafka_offset_below_low_watermark("payments", "payments");
     metrics::kafka_partition_met("payments", "payments");
     metrics::kafka_skipped_to_end("payments", "payments");
+    metrics::kafka_reread("payments", "payments", 3);
+    metrics::kafka_topic_recreated("payments", "payments");
+    metrics::database_behind("payments");
     metrics::delivered("payments", false);
     metrics::delivered("payments", true);
     let route = Some("payment-received");
@@ -239,7 +242,9 @@ async fn what_is_announced_before_anything_happened_has_the_names_of_what_comes(
         "sluice_kafka_lag",
         "sluice_kafka_offset_below_low_watermark_total",
         "sluice_kafka_partitions_met_total",
+        "sluice_kafka_reread_total",
         "sluice_kafka_skipped_to_end_total",
+        "sluice_kafka_topic_recreated_total",
     ];
     assert_eq!(late, known_later);
 }

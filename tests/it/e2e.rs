@@ -10,6 +10,7 @@ mod nodes;
 mod order;
 mod packed;
 mod patience;
+mod positions;
 mod residue;
 mod routes;
 mod statements;

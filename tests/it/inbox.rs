@@ -8,6 +8,7 @@ mod drive;
 mod grants;
 mod operate;
 mod order;
+mod positions;
 mod postgres;
 mod purge;
 pub mod rows;

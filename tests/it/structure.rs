@@ -11,6 +11,7 @@ const FLOORS: [&[&str]; 7] = [
         "units",
         "finding",
         "message",
+        "position",
         "mapping",
         "metrics",
         "telemetry",

@@ -109,6 +109,7 @@ impl Shop {
 impl Node {
     async fn send(&self, route: &str, id: &str, payload: serde_json::Value) {
         let delivery = Delivery {
+            step: None,
             source: Arc::from("test"),
             payload: Bytes::from(payload.to_string()),
             envelope: Envelope {

@@ -143,6 +143,7 @@ impl MemoryStream {
         self.given += 1;
         let receipt = self.tracker.deliver(0, self.given);
         Ok(Delivery {
+            step: None,
             source: Arc::clone(&self.source.name),
             payload: self.source.load.payload(n),
             envelope: Envelope::default(),

@@ -28,7 +28,7 @@ pub async fn connect(config: &Config) -> Result<Vec<Part>, Failure> {
         name: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    for source in parts::sources(config, &routes, &identity)? {
+    for source in parts::sources(config, &routes, &identity, None)? {
         let name = format!("source {}", source.name());
         let source = Arc::clone(&source);
         let inspected = patiently(async move {

@@ -14,11 +14,18 @@ use super::{PostgresInbox, Tx};
 use crate::inbox::{DbError, Inbox as _, Pooler, SchemaStatus};
 
 /// Version, description and text of each migration; a landed one is never changed.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(
-    1,
-    "inbox",
-    include_str!("../../../migrations/postgres/0001_inbox.sql"),
-)];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (
+        1,
+        "inbox",
+        include_str!("../../../migrations/postgres/0001_inbox.sql"),
+    ),
+    (
+        2,
+        "source position",
+        include_str!("../../../migrations/postgres/0002_source_position.sql"),
+    ),
+];
 
 statements! {
     version: r"/* inbox.schema_version */

@@ -10,11 +10,18 @@ use super::SqliteInbox;
 use crate::inbox::SchemaStatus;
 
 /// Version, description and text of each migration; a landed one is never changed.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(
-    1,
-    "inbox",
-    include_str!("../../../migrations/sqlite/0001_inbox.sql"),
-)];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (
+        1,
+        "inbox",
+        include_str!("../../../migrations/sqlite/0001_inbox.sql"),
+    ),
+    (
+        2,
+        "source position",
+        include_str!("../../../migrations/sqlite/0002_source_position.sql"),
+    ),
+];
 const TABLE: &str = "schema_migration";
 
 const IS_THERE: &str = r"/* inbox.schema_status */

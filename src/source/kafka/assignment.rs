@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::begin::Position;
+use super::begin::{Opening, Position};
 use crate::message::{Delivery, Envelope, Receipt};
+use crate::position::{Claim, Step};
 use crate::source::Limits;
 use crate::source::prefix::{OutOfOrder, Tracker};
 
@@ -39,6 +40,12 @@ struct Lane {
     next: i64,
     /// What the broker has confirmed, as far as we know.
     confirmed: i64,
+    /// The right to count its records as stored, where the inbox keeps a position.
+    claim: Option<Arc<Claim>>,
+    /// Where that position began.
+    since: Option<i64>,
+    /// What stands below was acknowledged before, and the database had lost it.
+    again_below: i64,
     /// Received and thrown away: the tracker waits for them, the intake never had them.
     discarded: usize,
 }
@@ -49,7 +56,18 @@ impl Lane {
             topic: self.topic.clone(),
             partition: self.partition,
             offset: self.resume,
+            since: self.since,
         }
+    }
+
+    /// What a record adds to the position: itself, and the offsets before it that hold nothing for us.
+    fn step(&self, offset: i64, at_ms: Option<i64>) -> Option<Step> {
+        self.claim.as_ref().map(|claim| Step {
+            claim: Arc::clone(claim),
+            offsets: self.next..offset.saturating_add(1),
+            at_ms,
+            again: offset < self.again_below,
+        })
     }
 
     fn unconfirmed(&self) -> Option<Position> {
@@ -59,7 +77,8 @@ impl Lane {
 
 impl Assignment {
     /// A partition is assigned, and its next record is this one.
-    pub(super) fn begin(&mut self, at: Position, incarnation: u64) {
+    pub(super) fn begin(&mut self, opening: Opening, incarnation: u64) {
+        let at = opening.at;
         let given = &mut self.given;
         let partitions = self.numbers.entry(at.topic.clone()).or_default();
         let lane = *partitions.entry(at.partition).or_insert_with(|| {
@@ -72,7 +91,14 @@ impl Assignment {
             partition: at.partition,
             resume: at.offset,
             next: at.offset,
-            confirmed: at.offset,
+            confirmed: if opening.is_forgotten {
+                i64::MIN
+            } else {
+                at.offset
+            },
+            claim: opening.claim,
+            since: at.since,
+            again_below: opening.again_below,
             discarded: 0,
         };
         self.lanes.insert(lane, state);
@@ -135,16 +161,20 @@ impl Assignment {
             return Ok(());
         };
         let tag = u64::try_from(offset).unwrap_or_default();
+        let receipt = self.tracker.deliver(lane, tag)?;
+        let mut step = None;
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            step = state.step(offset, envelope.timestamp);
+            state.next = offset.saturating_add(1);
+        }
         let delivery = Delivery {
             source: Arc::clone(source),
             payload,
             envelope,
             redelivered: false,
-            receipt: self.tracker.deliver(lane, tag)?,
+            step,
+            receipt,
         };
-        if let Some(state) = self.lanes.get_mut(&lane) {
-            state.next = offset.saturating_add(1);
-        }
         self.buffered_bytes += delivery.size();
         self.buffer.push_back(delivery);
         Ok(())
@@ -199,6 +229,12 @@ impl Assignment {
         self.lanes.values().map(Lane::position).collect()
     }
 
+    /// The positions of what is assigned.
+    pub(super) fn claims(&self) -> Vec<Arc<Claim>> {
+        let claims = self.lanes.values().filter_map(|lane| lane.claim.as_ref());
+        claims.cloned().collect()
+    }
+
     /// What is assigned, and what the broker is to send next.
     pub(super) fn expected(&self) -> Vec<Position> {
         let expected = |lane: &Lane| Position {
@@ -217,14 +253,28 @@ impl Assignment {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::position::Partition;
 
     fn at(partition: i32, offset: i64) -> Position {
         Position {
             topic: "orders".to_owned(),
             partition,
             offset,
+            since: None,
         }
+    }
+
+    fn begin(assignment: &mut Assignment, at: Position, incarnation: u64) {
+        let opening = Opening {
+            at,
+            claim: None,
+            again_below: 0,
+            is_forgotten: false,
+        };
+        assignment.begin(opening, incarnation);
     }
 
     fn receive(assignment: &mut Assignment, partition: i32, offset: i64) {
@@ -252,8 +302,8 @@ mod tests {
     #[test]
     fn each_partition_commits_its_own_prefix_behind_the_last_finished_record() {
         let mut assignment = Assignment::default();
-        assignment.begin(at(0, 5), 1);
-        assignment.begin(at(1, 0), 2);
+        begin(&mut assignment, at(0, 5), 1);
+        begin(&mut assignment, at(1, 0), 2);
         for (partition, offset) in [(0, 5), (1, 3), (0, 9), (1, 4)] {
             receive(&mut assignment, partition, offset);
         }
@@ -270,8 +320,8 @@ mod tests {
     #[test]
     fn a_partition_that_left_is_neither_handed_out_nor_committed_again() {
         let mut assignment = Assignment::default();
-        assignment.begin(at(0, 0), 1);
-        assignment.begin(at(1, 0), 2);
+        begin(&mut assignment, at(0, 0), 1);
+        begin(&mut assignment, at(1, 0), 2);
         receive(&mut assignment, 0, 0);
         let taken = take_all(&mut assignment);
         receive(&mut assignment, 0, 1);
@@ -288,7 +338,7 @@ mod tests {
         assert_eq!(left.len(), 1, "only the other partition's record");
         assert_eq!(assignment.settle(left), [at(1, 1)]);
 
-        assignment.begin(at(0, 0), 3);
+        begin(&mut assignment, at(0, 0), 3);
         receive(&mut assignment, 0, 0);
         let stale = Receipt {
             lane: 0,
@@ -301,7 +351,7 @@ mod tests {
     #[test]
     fn what_is_finished_and_unconfirmed_is_named_when_a_partition_leaves() {
         let mut assignment = Assignment::default();
-        assignment.begin(at(0, 0), 1);
+        begin(&mut assignment, at(0, 0), 1);
         for offset in 0..3 {
             receive(&mut assignment, 0, offset);
         }
@@ -318,7 +368,7 @@ mod tests {
     #[test]
     fn in_flight_is_what_the_intake_has_not_what_is_buffered_or_thrown_away() {
         let mut assignment = Assignment::default();
-        assignment.begin(at(0, 0), 1);
+        begin(&mut assignment, at(0, 0), 1);
         receive(&mut assignment, 0, 0);
         let taken = take_all(&mut assignment);
         receive(&mut assignment, 0, 1);
@@ -328,5 +378,46 @@ mod tests {
         assignment.settle(taken);
         assert_eq!(assignment.in_flight("orders", 0), 0);
         assert_eq!(assignment.buffered_bytes(), 0);
+    }
+
+    #[test]
+    fn what_an_assignment_begins_with_tells_its_commits_and_its_steps() {
+        let mut assignment = Assignment::default();
+        let partition = Partition {
+            cluster_id: String::new(),
+            group_id: "g".to_owned(),
+            source: "source".to_owned(),
+            topic: "orders".to_owned(),
+            number: 0,
+        };
+        let opening = Opening {
+            at: at(0, 5),
+            claim: Some(Claim::new(Uuid::nil(), 1, partition, 5, 5)),
+            again_below: 8,
+            is_forgotten: true,
+        };
+        assert_eq!(assignment.unconfirmed(), []);
+        assignment.begin(opening, 1);
+        assert_eq!(assignment.claims().len(), 1);
+        assert_eq!(
+            assignment.unconfirmed(),
+            [at(0, 5)],
+            "the broker does not know it"
+        );
+        for offset in [5, 9] {
+            receive(&mut assignment, 0, offset);
+        }
+        let limits = Limits {
+            messages: 10,
+            bytes: 1 << 20,
+        };
+        let steps: Vec<Step> = assignment
+            .take(limits)
+            .into_iter()
+            .filter_map(|d| d.step)
+            .collect();
+        assert_eq!(steps.len(), 2);
+        assert_eq!((steps[0].offsets.clone(), steps[0].again), (5..6, true));
+        assert_eq!((steps[1].offsets.clone(), steps[1].again), (6..10, false));
     }
 }

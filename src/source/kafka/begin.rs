@@ -1,25 +1,35 @@
-//! Where a newly assigned partition begins: the committed offset, or what `start` says.
+//! Where a newly assigned partition begins: where the inbox and the group agree that everything is stored,
+//! or what `start` says.
 //!
 //! librdkafka's own reset is `error`, because it resets without a word: a committed offset that the
 //! broker no longer has would silently become the newest or the oldest one.
 //!
 //! `latest` is a moment and not a property of a partition: the first member that finds nothing committed
 //! of a topic commits the ends of all its partitions. A partition without an offset was added later, all
-//! its records came after the moment, and it begins with the oldest. Invariant: nothing is skipped of a
-//! topic of which the group has committed anything.
+//! its records came after the moment, and it begins with the oldest.
+//!
+//! The position is taken before anything is decided, so that no batch of an earlier assignment changes what
+//! was read. Invariants: nothing is skipped of a topic of which the group has committed anything, and nothing
+//! that the inbox does not know to be stored.
 
-use std::collections::BTreeSet;
+mod broker;
+mod decide;
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::metadata::MetadataTopic;
-use rdkafka::topic_partition_list::TopicPartitionListElem;
-use rdkafka::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use uuid::Uuid;
 
 use super::config::Start;
-use super::shared::list;
-use crate::metrics;
+use super::ledger::Ledger;
+use super::witness::{self, Wanted};
+use crate::position::{self, Claim, Mark, Stored};
 use crate::source::SourceError;
 use crate::units::Span;
+use broker::{Broker, Stand};
+use decide::{Begin, Bounds, Known, announce, decide};
 
 /// A partition and the offset of the record that comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,206 +37,206 @@ pub(super) struct Position {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
+    /// Where the inbox's position of this partition began, where it keeps one.
+    pub since: Option<i64>,
 }
 
-/// What the offsets of a partition mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Begin {
-    /// Where the group stood.
-    Committed(i64),
-    /// Nothing is committed: the oldest record.
-    Oldest(i64),
-    /// The broker deleted records that were never read; the oldest record that is left.
-    Lost { low: i64 },
-    /// The group stood behind the end: the topic was recreated, or its tail was lost.
-    Beyond { high: i64 },
+/// An assigned partition, and what it begins with.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub at: Position,
+    pub claim: Option<Arc<Claim>>,
+    /// What stands below was acknowledged before, and the database had lost it.
+    pub again_below: i64,
+    /// The broker has no offset of the group, and is to be told where it stands.
+    pub is_forgotten: bool,
 }
 
-/// `low` is the first offset that the broker still has, `high` the one that the next record gets.
-fn decide(committed: Option<i64>, low: i64, high: i64) -> Begin {
-    match committed {
-        Some(offset) if offset < low => Begin::Lost { low },
-        Some(offset) if offset > high => Begin::Beyond { high },
-        Some(offset) => Begin::Committed(offset),
-        None => Begin::Oldest(low),
-    }
+/// What stands beside a committed offset: with it a position that is missing is missed.
+const SINCE: &str = "sluice positions since ";
+
+pub(super) fn since_to_metadata(since: i64) -> String {
+    format!("{SINCE}{since}")
 }
 
-/// Asks the broker about every partition of the list. Blocks, on the thread that polls.
-pub(super) fn resolve<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    partitions: &TopicPartitionList,
-    source: &str,
-    start: Start,
-    limit: Span,
-) -> Result<Vec<Position>, SourceError> {
-    let broker = Broker { consumer, limit };
-    let mut committed = broker.committed(partitions)?;
-    if start == Start::Latest {
-        let unknown = committed.iter().filter(|at| at.offset.is_none());
-        let topics: BTreeSet<&str> = unknown.map(|at| at.topic.as_str()).collect();
-        for topic in &topics {
-            broker.meet(source, topic)?;
-        }
-        if !topics.is_empty() {
-            committed = broker.committed(partitions)?;
-        }
-    }
-    committed
-        .into_iter()
-        .map(|at| {
-            let (low, high) = broker.watermarks(&at.topic, at.partition)?;
-            let begin = decide(at.offset, low, high);
-            let offset = announce(begin, source, &at)?;
-            Ok(Position {
-                topic: at.topic,
-                partition: at.partition,
-                offset,
-            })
-        })
-        .collect()
+fn since_from_metadata(metadata: &str) -> Option<i64> {
+    metadata.strip_prefix(SINCE)?.parse().ok()
 }
 
-/// How far the group has come in a partition.
-struct Stand {
-    topic: String,
-    partition: i32,
-    offset: Option<i64>,
+/// What decides where a partition begins.
+pub(super) struct Begins<'a> {
+    pub source: &'a str,
+    pub start: Start,
+    /// How long one question to the broker may take.
+    pub limit: Span,
+    pub ledger: Option<&'a Ledger>,
 }
 
-/// Questions about offsets. The lists that the client returns must be gone before the consumer is
-/// dropped, or it waits for ever; they live no longer than a question.
-struct Broker<'a, C: ConsumerContext> {
-    consumer: &'a BaseConsumer<C>,
-    limit: Span,
+/// Everything that is known of one partition.
+struct Found {
+    stand: Stand,
+    /// What it was claimed by, where the inbox keeps positions.
+    claim: Option<(position::Partition, Uuid)>,
+    stored: Option<Stored>,
+    bounds: Bounds,
 }
 
-impl<C: ConsumerContext> Broker<'_, C> {
-    fn committed(&self, partitions: &TopicPartitionList) -> Result<Vec<Stand>, SourceError> {
-        let asked =
-            |cause| SourceError::new("cannot read the group's committed offsets").because(cause);
-        let committed = self
-            .consumer
-            .committed_offsets(partitions.clone(), self.limit.0)
-            .map_err(asked)?;
-        let stand = |element: &TopicPartitionListElem<'_>| {
-            element.error().map_err(asked)?;
-            Ok(Stand {
-                topic: element.topic().to_owned(),
-                partition: element.partition(),
-                offset: match element.offset() {
-                    Offset::Offset(offset) => Some(offset),
-                    _ => None,
-                },
-            })
+impl Begins<'_> {
+    /// Asks the inbox and the broker about every partition of the list. Blocks, on the thread that polls.
+    pub(super) fn resolve<C: ConsumerContext>(
+        &self,
+        consumer: &BaseConsumer<C>,
+        partitions: &TopicPartitionList,
+    ) -> Result<Vec<Opening>, SourceError> {
+        let broker = Broker {
+            consumer,
+            limit: self.limit,
         };
-        committed.elements().iter().map(stand).collect()
-    }
-
-    fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), SourceError> {
-        let asked = |cause| {
-            SourceError::new(format!("cannot read the bounds of {topic}/{partition}"))
-                .because(cause)
+        let mut stands = broker.committed(partitions)?;
+        let claims = self.claims(consumer, &stands)?;
+        let stored = match self.ledger {
+            Some(ledger) => ledger.claim(&claims)?,
+            None => vec![None; stands.len()],
         };
-        self.consumer
-            .fetch_watermarks(topic, partition, self.limit.0)
-            .map_err(asked)
-    }
-
-    /// Every partition of a topic, whoever has it.
-    fn all(&self, topic: &str) -> Result<TopicPartitionList, SourceError> {
-        let asked = |cause| {
-            SourceError::new(format!("cannot read the partitions of {topic}")).because(cause)
-        };
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(topic), self.limit.0)
-            .map_err(asked)?;
-        let mut all = TopicPartitionList::new();
-        for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
-            all.add_partition(topic, partition.id());
+        if self.start == Start::Latest && self.skip_to_end(&broker, &stands, &stored)? {
+            stands = broker.committed(partitions)?;
         }
-        Ok(all)
-    }
-
-    /// Commits where the topic ends now, if the group has committed nothing of it yet.
-    ///
-    /// A member that does so at the same moment commits ends that are as good.
-    fn meet(&self, source: &str, topic: &str) -> Result<(), SourceError> {
-        let stands = self.committed(&self.all(topic)?)?;
-        if stands.iter().any(|at| at.offset.is_some()) {
-            return Ok(());
-        }
-        let mut ends = Vec::with_capacity(stands.len());
-        for at in stands {
-            let (_, high) = self.watermarks(topic, at.partition)?;
-            ends.push(Position {
-                topic: at.topic,
-                partition: at.partition,
-                offset: high,
+        let mut claims = claims.into_iter();
+        let mut found = Vec::with_capacity(stands.len());
+        for (stand, stored) in stands.into_iter().zip(stored) {
+            let (low, high) = broker.watermarks(&stand.topic, stand.partition)?;
+            found.push(Found {
+                stand,
+                claim: claims.next(),
+                stored,
+                bounds: Bounds { low, high },
             });
         }
-        list(&ends)
-            .and_then(|ends| self.consumer.commit(&ends, CommitMode::Sync))
-            .map_err(|cause| {
-                SourceError::new("cannot commit where `start = \"latest\"` begins").because(cause)
-            })?;
-        metrics::kafka_skipped_to_end(source, topic);
-        tracing::warn!(
-            source,
-            topic,
-            partitions = ends.len(),
-            "the group has committed nothing of this topic, or the broker has forgotten what it committed: \
-             `start = \"latest\"` skips every record that is there"
-        );
-        Ok(())
+        let times = match self.ledger {
+            Some(ledger) => witness::times(&ledger.client, &wanted(&found), self.limit)?,
+            None => BTreeMap::new(),
+        };
+        self.open(found, &times)
+    }
+
+    /// A fresh claim for each partition, where the inbox keeps positions.
+    fn claims<C: ConsumerContext>(
+        &self,
+        consumer: &BaseConsumer<C>,
+        stands: &[Stand],
+    ) -> Result<Vec<(position::Partition, Uuid)>, SourceError> {
+        let Some(ledger) = self.ledger else {
+            return Ok(Vec::new());
+        };
+        let cluster = consumer.client().fetch_cluster_id(self.limit.0);
+        let cluster =
+            cluster.ok_or_else(|| SourceError::new("the broker does not say its cluster's id"))?;
+        let claim = |at: &Stand| {
+            let partition = ledger.partition(&cluster, &at.topic, at.partition);
+            (partition, Uuid::now_v7())
+        };
+        Ok(stands.iter().map(claim).collect())
+    }
+
+    /// `start = "latest"`: commits the ends of topics that neither the group nor the inbox knows.
+    fn skip_to_end<C: ConsumerContext>(
+        &self,
+        broker: &Broker<'_, C>,
+        stands: &[Stand],
+        stored: &[Option<Stored>],
+    ) -> Result<bool, SourceError> {
+        let at = || stands.iter().zip(stored);
+        let known: BTreeSet<&str> = at()
+            .filter(|(_, stored)| stored.is_some())
+            .map(|(at, _)| at.topic.as_str())
+            .collect();
+        let unknown: BTreeSet<&str> = at()
+            .filter(|(at, stored)| at.offset.is_none() && stored.is_none())
+            .map(|(at, _)| at.topic.as_str())
+            .collect();
+        for topic in unknown.difference(&known) {
+            broker.meet(self.source, topic)?;
+        }
+        Ok(!unknown.is_empty())
+    }
+
+    /// Decides, says so, and begins the positions that are missing or about other records.
+    fn open(
+        &self,
+        found: Vec<Found>,
+        times: &BTreeMap<(String, i32), Mark>,
+    ) -> Result<Vec<Opening>, SourceError> {
+        let mut openings = Vec::with_capacity(found.len());
+        let (mut anew, mut beginnings) = (Vec::new(), Vec::new());
+        for Found {
+            stand,
+            claim,
+            stored,
+            bounds,
+        } in found
+        {
+            let seen = times.get(&(stand.topic.clone(), stand.partition)).copied();
+            let known = stored.map(|stored| Known::of(stored, seen));
+            let begin = decide(stand.offset, stand.since, known, bounds);
+            let offset = announce(begin, self.source, &stand, bounds)?;
+            let kept = stored.filter(|stored| begin.keeps_position(*stored));
+            let since = claim
+                .as_ref()
+                .map(|_| kept.map_or(offset, |stored| stored.since));
+            let claim = claim.and_then(|(partition, claim)| {
+                if let Some(Stored { next, epoch, .. }) = kept {
+                    return Some(Claim::new(claim, epoch, partition, next, offset));
+                }
+                anew.push(openings.len());
+                beginnings.push(position::Beginning {
+                    partition,
+                    claim,
+                    at: offset,
+                    // Of the record before it, where that is what was looked at.
+                    mark: seen.filter(|seen| seen.offset + 1 == offset),
+                });
+                None
+            });
+            openings.push(Opening {
+                at: Position {
+                    topic: stand.topic,
+                    partition: stand.partition,
+                    offset,
+                    since,
+                },
+                claim,
+                again_below: begin.again_below(),
+                is_forgotten: matches!(begin, Begin::Stored(_)),
+            });
+        }
+        if let Some(ledger) = self.ledger {
+            let epochs = ledger.begin(&beginnings)?;
+            for ((index, begun), epoch) in anew.into_iter().zip(beginnings).zip(epochs) {
+                let at = begun.at;
+                let claim = Claim::new(begun.claim, epoch, begun.partition, at, at);
+                openings[index].claim = Some(claim);
+            }
+        }
+        Ok(openings)
     }
 }
 
-/// Says where the partition begins, loudly if records are lost.
-fn announce(begin: Begin, source: &str, at: &Stand) -> Result<i64, SourceError> {
-    let (topic, partition) = (at.topic.as_str(), at.partition);
-    let committed = at.offset.unwrap_or_default();
-    match begin {
-        Begin::Committed(offset) => {
-            tracing::debug!(
-                source,
-                topic,
-                partition,
-                offset,
-                "goes on where the group stood"
-            );
-            Ok(offset)
-        }
-        Begin::Oldest(offset) => {
-            metrics::kafka_partition_met(source, topic);
-            tracing::info!(
-                source,
-                topic,
-                partition,
-                offset,
-                "nothing is committed of this partition: begins with the oldest record"
-            );
-            Ok(offset)
-        }
-        Begin::Lost { low } => {
-            metrics::kafka_offset_below_low_watermark(source, topic);
-            tracing::error!(
-                source,
-                topic,
-                partition,
-                committed,
-                low,
-                "the broker has deleted records that were never read; goes on with the oldest that is left"
-            );
-            Ok(low)
-        }
-        Begin::Beyond { high } => Err(SourceError::new(format!(
-            "the group has committed {committed} of {topic}/{partition}, which ends at {high}: \
-             the topic was recreated or has lost its tail; set the group's offset"
-        ))
-        .needs_operator()),
-    }
+/// The records that tell whether these are the ones that the inbox knows: the highest that it has, or the one
+/// before the group's offset, which is what a position that begins there will know.
+fn wanted(found: &[Found]) -> Vec<Wanted> {
+    let wanted = |found: &Found| {
+        let offset = match found.stored {
+            Some(stored) => stored.mark?.offset,
+            None => found.stand.offset? - 1,
+        };
+        let there = (found.bounds.low..found.bounds.high).contains(&offset);
+        there.then(|| Wanted {
+            topic: found.stand.topic.clone(),
+            partition: found.stand.partition,
+            offset,
+        })
+    };
+    found.iter().filter_map(wanted).collect()
 }
 
 #[cfg(test)]
@@ -234,17 +244,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_begins_where_the_group_stood_unless_the_broker_does_not_have_that() {
-        for (committed, expected) in [
-            (Some(5), Begin::Committed(5)),
-            (Some(9), Begin::Committed(9)),
-            (Some(20), Begin::Committed(20)),
-            (Some(4), Begin::Lost { low: 5 }),
-            (Some(0), Begin::Lost { low: 5 }),
-            (Some(21), Begin::Beyond { high: 20 }),
-            (None, Begin::Oldest(5)),
-        ] {
-            assert_eq!(decide(committed, 5, 20), expected, "{committed:?}");
-        }
+    fn a_commit_says_since_when_there_is_a_position() {
+        assert_eq!(since_from_metadata(&since_to_metadata(42)), Some(42));
+        assert_eq!(since_from_metadata(""), None);
+        assert_eq!(since_from_metadata("somebody else's"), None);
     }
 }

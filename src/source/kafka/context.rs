@@ -11,9 +11,10 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 
-use super::begin::{self, Position};
+use super::begin::{self, Opening, Position};
 use super::config::Start;
 use super::fault;
+use super::ledger::Ledger;
 use super::shared::{Shared, list};
 use crate::metrics;
 use crate::source::SourceError;
@@ -27,6 +28,8 @@ pub(super) struct Context {
     pub start: Start,
     /// How long one question to the broker may take.
     pub limit: Span,
+    /// What the inbox knows of positions.
+    pub ledger: Option<Ledger>,
     /// The source's counter: no two assignments of a partition have the same number.
     pub incarnations: Arc<AtomicU64>,
     pub shared: Arc<Shared>,
@@ -46,9 +49,15 @@ impl Context {
 
     /// New partitions: decides where each begins, and only then lets the client fetch.
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
-        match begin::resolve(consumer, partitions, &self.source, self.start, self.limit) {
-            Ok(positions) => {
-                if let Err(cause) = self.take_over(partitions, positions) {
+        let begins = begin::Begins {
+            source: &self.source,
+            start: self.start,
+            limit: self.limit,
+            ledger: self.ledger.as_ref(),
+        };
+        match begins.resolve(consumer, partitions) {
+            Ok(openings) => {
+                if let Err(cause) = self.take_over(partitions, openings) {
                     self.shared.end(
                         SourceError::new("cannot set where a partition begins").because(cause),
                     );
@@ -74,14 +83,18 @@ impl Context {
     fn take_over(
         &self,
         partitions: &mut TopicPartitionList,
-        positions: Vec<Position>,
+        openings: Vec<Opening>,
     ) -> KafkaResult<()> {
         let mut state = self.shared.state();
-        for position in positions {
-            let (topic, partition) = (position.topic.as_str(), position.partition);
-            partitions.set_partition_offset(topic, partition, Offset::Offset(position.offset))?;
+        for opening in openings {
+            let at = &opening.at;
+            let offset = Offset::Offset(at.offset);
+            partitions.set_partition_offset(&at.topic, at.partition, offset)?;
             let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
-            state.assignment.begin(position, incarnation);
+            if opening.is_forgotten {
+                state.commit_again_at = Some(Instant::now());
+            }
+            state.assignment.begin(opening, incarnation);
         }
         Ok(())
     }
@@ -200,6 +213,7 @@ impl ClientContext for Context {
             topic,
             partition,
             offset,
+            ..
         } in positions
         {
             let partitions = statistics.topics.get(&topic).map(|topic| &topic.partitions);

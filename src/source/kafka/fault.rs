@@ -187,6 +187,7 @@ mod tests {
             topic: "orders".to_owned(),
             partition,
             offset,
+            since: None,
         };
         let reason = "MessageSet at offset 17 (83 bytes) failed CRC32C check";
         let told =

@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
 use super::assignment::Assignment;
-use super::begin::Position;
+use super::begin::{self, Position};
 use super::context::Context;
 use crate::source::SourceError;
 
@@ -150,6 +150,12 @@ pub(super) fn list(positions: &[Position]) -> Result<TopicPartitionList, KafkaEr
     for position in positions {
         let offset = Offset::Offset(position.offset);
         list.add_partition_offset(&position.topic, position.partition, offset)?;
+        if let (Some(since), Some(mut element)) = (
+            position.since,
+            list.find_partition(&position.topic, position.partition),
+        ) {
+            element.set_metadata(begin::since_to_metadata(since));
+        }
     }
     Ok(list)
 }

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::shared::Shared;
 use crate::message::{Delivery, Receipt};
 use crate::metrics;
+use crate::position::Claim;
 use crate::source::{Limits, SourceError, Stream};
 
 /// How long leaving the group may take; the broker gives our partitions away by itself, only later.
@@ -80,6 +81,10 @@ impl Stream for KafkaStream {
             metrics::ack_failed(&self.source);
             SourceError::new("cannot commit").because(cause)
         })
+    }
+
+    fn claims(&self) -> Vec<Arc<Claim>> {
+        self.shared.state().assignment.claims()
     }
 
     async fn close(mut self: Box<Self>) {

@@ -145,6 +145,7 @@ impl RabbitmqStream {
             self.warn_of_limit(count);
         }
         let delivery = Delivery {
+            step: None,
             source: Arc::clone(&self.opened.source),
             payload: Bytes::from(from.data),
             envelope,

@@ -428,6 +428,7 @@ impl Node<'_> {
 
 fn delivery(tag: usize, route: &str, key: &str, payload: &Value) -> Delivery {
     Delivery {
+        step: None,
         source: Arc::from("test"),
         payload: Bytes::from(payload.to_string()),
         envelope: Envelope {

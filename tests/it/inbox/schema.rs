@@ -8,6 +8,7 @@ use super::{Fresh, Kept, on_every_database};
 
 on_every_database! {
     migrating_again_changes_nothing,
+    tables_of_an_older_version_are_refused,
     newer_tables_are_used_if_they_allow_it,
 }
 
@@ -35,7 +36,10 @@ async fn tables_are_missing_until_they_are_made<I: Kept>() {
     let place = I::place().await;
     let inbox = I::node(&place);
     assert_eq!(inbox.schema_status().await.unwrap(), SchemaStatus::Missing);
-    assert_eq!(inbox.migrate().await.unwrap(), ["0001 inbox"]);
+    assert_eq!(
+        inbox.migrate().await.unwrap(),
+        ["0001 inbox", "0002 source position"]
+    );
     assert_eq!(inbox.schema_status().await.unwrap(), SchemaStatus::Current);
     // A migration that did not come to its end is not there.
     inbox.sql("DELETE FROM schema_migration").await;
@@ -48,7 +52,7 @@ async fn nodes_that_migrate_at_once_do_it_once<I: Kept>() {
     let done = futures_util::future::join_all(nodes.iter().map(Inbox::migrate)).await;
     let mut applied: Vec<String> = done.into_iter().flat_map(Result::unwrap).collect();
     applied.sort();
-    assert_eq!(applied, ["0001 inbox"]);
+    assert_eq!(applied, ["0001 inbox", "0002 source position"]);
     for node in nodes {
         assert_eq!(node.schema_status().await.unwrap(), SchemaStatus::Current);
     }
@@ -62,11 +66,23 @@ async fn migrating_again_changes_nothing<I: Kept>(fresh: Fresh<I>) {
     );
 }
 
+async fn tables_of_an_older_version_are_refused<I: Kept>(fresh: Fresh<I>) {
+    let inbox = &fresh.inbox;
+    inbox
+        .sql("DELETE FROM schema_migration WHERE version > 1")
+        .await;
+    let behind = SchemaStatus::Behind {
+        version: 1,
+        expected: 2,
+    };
+    assert_eq!(inbox.schema_status().await.unwrap(), behind);
+}
+
 async fn newer_tables_are_used_if_they_allow_it<I: Kept>(fresh: Fresh<I>) {
     let inbox = &fresh.inbox;
     let newer =
         "INSERT INTO schema_migration (version, description, success, checksum, execution_time)
-        SELECT 99, 'of a newer version', success, checksum, 0 FROM schema_migration";
+        SELECT 99, 'of a newer version', success, checksum, 0 FROM schema_migration WHERE version = 1";
     inbox.sql(newer).await;
     assert_eq!(inbox.schema_status().await.unwrap(), SchemaStatus::Current);
     assert!(inbox.migrate().await.unwrap().is_empty());

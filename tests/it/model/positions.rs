@@ -78,7 +78,7 @@ struct Limits {
 }
 
 impl Limits {
-    fn sum(&self) -> u8 {
+    fn sum(self) -> u8 {
         self.crashes
             + self.revocations
             + self.lost_answers
@@ -202,7 +202,7 @@ const QUIET_CAN_BE_REACHED: &str = "everything can be stored";
 impl World {
     fn progress(&self, state: &State, actions: &mut Vec<Action>) {
         for (id, node) in state.nodes.iter().enumerate() {
-            node.progress(id, &self.rules, state, actions);
+            node.progress(id, self.rules, state, actions);
         }
     }
 
@@ -284,7 +284,7 @@ impl Model for World {
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = state.clone();
-        let (rules, left) = (&self.rules, &mut next.left);
+        let (rules, left) = (self.rules, &mut next.left);
         match action {
             Action::Claim(node) => next.claim(rules, node),
             Action::Begin(node) => next.begin(node),

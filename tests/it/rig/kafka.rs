@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -295,6 +295,21 @@ impl Topic {
                 (0..partitions).map(offset).collect()
             })
             .await
+    }
+
+    /// Sets a group's offset, as an operator's tool does it while the group has no members.
+    pub async fn commit(&self, group: &str, partition: i32, offset: i64) {
+        let name = self.name.clone();
+        let commit = move |client: &BaseConsumer| {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&name, partition, Offset::Offset(offset))
+                .expect("the offset is one");
+            client.commit(&list, CommitMode::Sync).ok()
+        };
+        eventually("the group taking an offset", LIMIT, async || {
+            self.kafka.look(group, commit.clone()).await
+        })
+        .await;
     }
 
     /// Waits until a group has committed all that was produced.

@@ -303,6 +303,7 @@ async fn a_match_that_locks_holds_until_the_commit() {
 
 fn delivery(tag: u64, payload: &str) -> Delivery {
     Delivery {
+        step: None,
         source: "shop".into(),
         payload: Bytes::from(payload.to_owned()),
         envelope: Envelope::default(),

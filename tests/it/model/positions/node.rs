@@ -72,7 +72,7 @@ impl Node {
                 .is_some_and(|assigned| !assigned.lost)
     }
 
-    pub fn progress(&self, id: usize, rules: &Rules, state: &State, actions: &mut Vec<Action>) {
+    pub fn progress(&self, id: usize, rules: Rules, state: &State, actions: &mut Vec<Action>) {
         let is_free = !state.nodes.iter().any(Self::owns);
         match &self.assigned {
             None if self.beginning.is_some() => actions.push(Action::Begin(id)),
@@ -130,7 +130,7 @@ impl Node {
 
 impl State {
     /// First step of an assignment: takes the position, so that nobody else changes it, and only then decides.
-    pub fn claim(&mut self, rules: &Rules, node: usize) {
+    pub fn claim(&mut self, rules: Rules, node: usize) {
         self.assignments += 1;
         let committed = self.log.committed;
         let mut assigned = Assigned {
@@ -218,7 +218,7 @@ impl State {
         });
     }
 
-    fn found(&self, rules: &Rules, assignment: u8, epoch: u8, known: Offset) -> Found {
+    fn found(&self, rules: Rules, assignment: u8, epoch: u8, known: Offset) -> Found {
         match &self.database.position {
             None => Found::Behind,
             Some(stored) if stored.assignment != assignment && rules.fenced => {
@@ -236,7 +236,7 @@ impl State {
     }
 
     /// Row and position in one commit, unless the position is behind what is known.
-    pub fn commit(&mut self, rules: &Rules, node: usize, index: usize) {
+    pub fn commit(&mut self, rules: Rules, node: usize, index: usize) {
         let batch = self.nodes[node].batches[index];
         let assigned = self.nodes[node].assigned.as_ref();
         let known = assigned.filter(|assigned| assigned.assignment == batch.assignment);
@@ -257,7 +257,7 @@ impl State {
         }
     }
 
-    fn count(&mut self, rules: &Rules, record: Record) {
+    fn count(&mut self, rules: Rules, record: Record) {
         let Some(stored) = &mut self.database.position else {
             return;
         };
@@ -273,7 +273,7 @@ impl State {
     }
 
     /// Moves the group's offset to the end of the finished prefix.
-    pub fn ack(&mut self, rules: &Rules, node: usize) {
+    pub fn ack(&mut self, rules: Rules, node: usize) {
         let assigned = self.nodes[node]
             .assigned
             .as_mut()

@@ -1,0 +1,320 @@
+//! How far a source has come in a partition, as the inbox keeps it beside the rows: plain words that the
+//! sources, the intake and the inbox share, so that neither side knows the other.
+//!
+//! A database that is restored or fails over to an older state has lost rows whose records are
+//! acknowledged. Because the position is lost with them, it says where to read again. The rules stand as a
+//! model in `tests/it/model/positions.rs`.
+//! Invariant: what a position counts as stored was written in the transaction that counted it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+/// Whose position: the broker's cluster, group and partition, and the source of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Partition {
+    /// The broker's own id of the cluster; empty where it has none.
+    pub cluster_id: String,
+    pub group_id: String,
+    /// As in `[sources.NAME]`.
+    pub source: String,
+    pub topic: String,
+    pub number: i32,
+}
+
+/// A record that was stored, to know a topic that was deleted and made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    pub offset: i64,
+    /// Milliseconds since 1970, as the record says.
+    pub at_ms: i64,
+}
+
+/// What the inbox keeps of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Every record below it is stored.
+    pub next: i64,
+    /// Where the position began; a broker's offset that says so misses a position that is gone.
+    pub since: i64,
+    /// The highest record that was counted.
+    pub mark: Option<Mark>,
+    /// Raised by every claim.
+    pub epoch: i64,
+}
+
+/// Where a position begins that is missing, or is about other records.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    pub partition: Partition,
+    pub claim: Uuid,
+    pub at: i64,
+    pub mark: Option<Mark>,
+}
+
+/// Who holds a position now, and how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub claim: Uuid,
+    pub epoch: i64,
+    pub next: i64,
+}
+
+/// The right to advance a position: one assignment of a partition, fenced by an id that is never used again.
+#[derive(Debug)]
+pub struct Claim {
+    pub id: Uuid,
+    pub epoch: i64,
+    pub partition: Partition,
+    /// How far the position was when it was claimed.
+    stored: i64,
+    /// What this assignment knows to be committed, from where it began to read.
+    committed: Mutex<Covered>,
+}
+
+impl Claim {
+    /// `begin`: the first offset that is read, at most `stored`.
+    pub fn new(id: Uuid, epoch: i64, partition: Partition, stored: i64, begin: i64) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            epoch,
+            partition,
+            stored,
+            committed: Mutex::new(Covered::upto(begin)),
+        })
+    }
+
+    /// Everything below this was committed; a database that says less has lost commits.
+    pub fn known(&self) -> i64 {
+        self.stored.max(self.committed().next())
+    }
+
+    /// A transaction that holds these is committed.
+    pub fn commit(&self, offsets: Range<i64>) {
+        self.committed().add(offsets);
+    }
+
+    fn committed(&self) -> MutexGuard<'_, Covered> {
+        self.committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is found in the place of the position; `None` is nothing. `known`: what was known before the look,
+    /// because a commit may come in between.
+    pub fn judge(&self, known: i64, found: Option<&Standing>) -> Held {
+        match found {
+            Some(found) if found.claim == self.id && found.next >= known => Held::Ours,
+            Some(found) if found.claim != self.id && found.epoch >= self.epoch => Held::Taken,
+            _ => Held::Behind,
+        }
+    }
+}
+
+/// What became of a position since it was claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    Ours,
+    /// Another assignment has claimed it; nothing is lost, and nothing of it is ours.
+    Taken,
+    /// The database is older than what it has acknowledged.
+    Behind,
+}
+
+/// What one delivery adds to its partition's position.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub claim: Arc<Claim>,
+    /// From behind the delivery before it: offsets in between hold no record for us.
+    pub offsets: Range<i64>,
+    /// The record's own time, if it has one.
+    pub at_ms: Option<i64>,
+    /// Its offset was acknowledged before, and the database had lost it.
+    pub again: bool,
+}
+
+/// All that one transaction adds to one position.
+#[derive(Debug, Clone)]
+pub struct Advance {
+    pub claim: Uuid,
+    /// Rising, and without overlap.
+    pub offsets: Vec<Range<i64>>,
+    pub mark: Option<Mark>,
+}
+
+impl Advance {
+    /// One for each claim, by its id.
+    pub fn of<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Vec<Self> {
+        let mut by_claim: BTreeMap<Uuid, Vec<&Step>> = BTreeMap::new();
+        for step in steps {
+            by_claim.entry(step.claim.id).or_default().push(step);
+        }
+        let advance = |(claim, steps): (Uuid, Vec<&Step>)| {
+            let mut covered = Covered::upto(i64::MIN);
+            for step in &steps {
+                covered.add(step.offsets.clone());
+            }
+            let last = steps.iter().max_by_key(|step| step.offsets.end);
+            let mark = last.and_then(|step| {
+                let offset = step.offsets.end - 1;
+                step.at_ms.map(|at_ms| Mark { offset, at_ms })
+            });
+            Self {
+                claim,
+                offsets: covered.ahead().collect(),
+                mark,
+            }
+        };
+        by_claim.into_iter().map(advance).collect()
+    }
+}
+
+/// Offsets that are stored: all below `next`, and ranges beyond it.
+///
+/// Batches commit in any order, so there may be gaps for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Covered {
+    next: i64,
+    /// End by beginning; neither touching nor overlapping each other or `next`.
+    ahead: BTreeMap<i64, i64>,
+}
+
+impl Covered {
+    pub fn upto(next: i64) -> Self {
+        Self {
+            next,
+            ahead: BTreeMap::new(),
+        }
+    }
+
+    pub fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// What stands beyond the first gap, rising.
+    pub fn ahead(&self) -> impl Iterator<Item = Range<i64>> {
+        self.ahead.iter().map(|(&from, &to)| from..to)
+    }
+
+    pub fn add(&mut self, offsets: Range<i64>) {
+        let Range { mut start, mut end } = offsets;
+        if start >= end {
+            return;
+        }
+        // What touches it becomes one range with it.
+        while let Some((&from, &to)) = self.ahead.range(..=end).next_back() {
+            if to < start {
+                break;
+            }
+            (start, end) = (start.min(from), end.max(to));
+            self.ahead.remove(&from);
+        }
+        if start <= self.next {
+            self.next = self.next.max(end);
+        } else {
+            self.ahead.insert(start, end);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn partition() -> Partition {
+        Partition {
+            cluster_id: "c".to_owned(),
+            group_id: "g".to_owned(),
+            source: "s".to_owned(),
+            topic: "t".to_owned(),
+            number: 0,
+        }
+    }
+
+    #[test]
+    fn a_gap_that_is_closed_takes_what_stands_beyond_it_along() {
+        let mut covered = Covered::upto(5);
+        covered.add(10..20);
+        covered.add(7..9);
+        assert_eq!(covered.next(), 5);
+        assert_eq!(covered.ahead().collect::<Vec<_>>(), [7..9, 10..20]);
+        covered.add(5..7);
+        assert_eq!(covered.next(), 9);
+        covered.add(9..10);
+        assert_eq!(covered, Covered::upto(20));
+    }
+
+    proptest! {
+        /// In whatever order and with whatever overlap ranges come: it is the set of their offsets.
+        #[test]
+        fn it_is_the_set_of_all_that_was_added(
+            ranges in prop::collection::vec((0..60_i64, 0..8_i64), 0..30)
+        ) {
+            let mut covered = Covered::upto(3);
+            let mut all: BTreeSet<i64> = (0..3).collect();
+            for (from, length) in ranges {
+                covered.add(from..from + length);
+                all.extend(from..from + length);
+            }
+            let next = (0..99).find(|offset| !all.contains(offset)).expect("offsets are small");
+            prop_assert_eq!(covered.next(), next);
+            let ahead: BTreeSet<i64> = covered.ahead().flatten().collect();
+            prop_assert_eq!(ahead, all.range(next..).copied().collect::<BTreeSet<_>>());
+            let ranges: Vec<_> = covered.ahead().collect();
+            prop_assert!(ranges.windows(2).all(|two| two[0].end < two[1].start), "{:?}", ranges);
+        }
+    }
+
+    #[test]
+    fn a_claim_tells_a_loss_from_another_assignment() {
+        let claim = Claim::new(Uuid::from_u128(1), 5, partition(), 100, 80);
+        let judged = |claim: &Claim, id, epoch, next| {
+            let claimed = Uuid::from_u128(id);
+            let standing = Standing {
+                claim: claimed,
+                epoch,
+                next,
+            };
+            claim.judge(claim.known(), Some(&standing))
+        };
+        assert_eq!(judged(&claim, 1, 5, 100), Held::Ours);
+        assert_eq!(judged(&claim, 1, 5, 99), Held::Behind);
+        assert_eq!(judged(&claim, 2, 6, 100), Held::Taken);
+        assert_eq!(judged(&claim, 2, 4, 100), Held::Behind);
+        assert_eq!(claim.judge(0, None), Held::Behind);
+        claim.commit(110..120);
+        assert_eq!(claim.known(), 100, "what it began behind is stored already");
+        claim.commit(80..110);
+        assert_eq!(judged(&claim, 1, 5, 119), Held::Behind);
+        assert_eq!(judged(&claim, 1, 5, 120), Held::Ours);
+    }
+
+    #[test]
+    fn the_steps_of_a_transaction_are_one_advance_for_each_claim() {
+        let claims = [1, 2].map(|id| Claim::new(Uuid::from_u128(id), 1, partition(), 0, 0));
+        let step = |claim: usize, offsets: Range<i64>| Step {
+            claim: Arc::clone(&claims[claim]),
+            at_ms: Some(offsets.end * 10),
+            offsets,
+            again: false,
+        };
+        let steps = [step(0, 0..1), step(1, 4..5), step(0, 1..6), step(0, 8..9)];
+        let advances = Advance::of(&steps);
+        assert_eq!(advances.len(), 2);
+        assert_eq!(advances[0].offsets, [0..6, 8..9]);
+        assert_eq!(
+            advances[0].mark,
+            Some(Mark {
+                offset: 8,
+                at_ms: 90
+            })
+        );
+        assert_eq!(advances[1].offsets.first(), Some(&(4..5)));
+    }
+}
