@@ -262,16 +262,32 @@ fn names_a_variable(text: &str) -> bool {
     name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
 }
 
-/// The password of every `scheme://user:password@host`.
+/// The password of every `scheme://user:password@host`, also of one that is none: without its scheme, with a
+/// blank in it.
 fn passwords_of_urls(text: &str) -> impl Iterator<Item = Range<usize>> {
-    text.match_indices("://").filter_map(|(at, separator)| {
-        let start = at + separator.len();
-        let url = &text[start..];
-        let end = url.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''));
-        let url = &url[..end.unwrap_or(url.len())];
+    strings(text).filter_map(|string| {
+        let url = &text[string.clone()];
         let host = url.rfind('@')?;
-        let password = url[..host].find(':')? + 1;
-        Some(start + password..start + host)
+        let user = url[..host].find("://").map_or(0, |at| at + "://".len());
+        let password = user + url[user..host].find(':')? + 1;
+        Some(string.start + password..string.start + host)
+    })
+}
+
+/// What stands between quotes or on a line of its own, and what stands between those.
+fn strings(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let mut escaped = false;
+    let ends = text.match_indices(move |c: char| {
+        let ends = matches!(c, '\n' | '\'') || c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    let mut start = 0;
+    let ends = ends.map(|(at, _)| at).chain([text.len()]);
+    ends.map(move |end| {
+        let string = start..end;
+        start = end + 1;
+        string
     })
 }
 
@@ -342,6 +358,9 @@ mod tests {
                 "[\"amqp://u:*@h:1\", 'x://h:2']",
             ),
             ("url = x://u:p@q@h", "url = x://u:***@h"),
+            ("uris = ['u:p@h', \"@x\"]", "uris = ['u:*@h', \"@x\"]"),
+            ("url = \"x://u v:p q@h\"", "url = \"x://u v:***@h\""),
+            ("url = \"x://u:p\\\"q@h\"", "url = \"x://u:****@h\""),
             ("url = \"x://u:${P}@h\"", "url = \"x://u:${P}@h\""),
             ("token = '${T}'", "token = '${T}'"),
             ("token = '${T:-a}'", "token = '*******'"),

@@ -63,7 +63,7 @@ impl Walk<'_> {
                     (Value::String(value), Some(written)) => Some((value.clone(), written.clone())),
                     _ => None,
                 },
-                secret: self.from_file || is_secret(self.key),
+                secret: self.from_file || SECRETS.contains(&self.key) || is_secret(self.key),
                 stand: self.repair.stand(self.node),
             })
         });

@@ -27,6 +27,7 @@ mod model;
 mod outage;
 mod promises;
 mod rig;
+mod secrets;
 mod sources;
 mod sql_engine;
 mod stored;

@@ -83,6 +83,20 @@ impl RabbitMq {
         }))
     }
 
+    /// A user who may do everything. It stays until the server goes: nobody can do anything with it elsewhere.
+    pub async fn user(&self, name: &str, password: &str) {
+        let user = serde_json::json!({ "password": password, "tags": "" });
+        let all = serde_json::json!({ "configure": ".*", "write": ".*", "read": ".*" });
+        for (path, body) in [
+            (format!("users/{name}"), user),
+            (format!("permissions/%2f/{name}"), all),
+        ] {
+            let asked = http().put(format!("{}/{path}", self.api)).json(&body);
+            let answer = asked.send().await.expect("the API answers");
+            answer.error_for_status().expect("guest may do that");
+        }
+    }
+
     pub(super) async fn sweep(&self) {
         let Ok(Some(queues)) = self.ask(Method::GET, "queues/%2f?columns=name").await else {
             return;
