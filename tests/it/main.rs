@@ -20,6 +20,7 @@ mod deploy;
 mod e2e;
 mod effects;
 mod engine;
+mod fuzz;
 mod http;
 mod inbox;
 mod logs;
