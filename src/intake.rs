@@ -53,9 +53,10 @@ pub struct IntakeConfig {
     pub max_batch_bytes: Size,
     /// What a compressed payload (`content_encoding`) may become; one that becomes more is dead.
     pub max_content_bytes: Size,
-    /// Batches of a source under way at once. A source with an ordered route has one.
+    /// Batches of a source under way at once. A source with an ordered route has one. With fewer than three
+    /// a database with two cores waits for this process between batches.
     pub max_batches: usize,
-    /// A second batch opens beside one that takes longer than this.
+    /// Another batch opens beside one that takes longer than this.
     pub slow_batch: Span,
     /// A transaction that takes longer than this is given up and tried again: its server may have vanished
     /// without a word.
@@ -68,7 +69,7 @@ impl Default for IntakeConfig {
             max_batch: 200,
             max_batch_bytes: Size::mib(16),
             max_content_bytes: Size::mib(16),
-            max_batches: 2,
+            max_batches: 3,
             slow_batch: Span::ms(50),
             transaction_timeout: Span::secs(60),
         }
@@ -186,17 +187,27 @@ impl<I: Inbox> Intake<I> {
         let mut items = Vec::with_capacity(deliveries.len());
         let mut bytes = 0;
         let mut ignored = Vec::new();
+        count(&deliveries);
         for delivery in deliveries {
-            metrics::delivered(&delivery.source, delivery.redelivered);
+            let Delivery {
+                source,
+                payload,
+                envelope,
+                redelivered,
+                receipt,
+                step,
+            } = delivery;
+            receipts.push(receipt);
             // 1 decode
-            if let Some(item) = Item::decode(&self.routes, &self.engines, &delivery) {
+            let (routes, engines) = (&self.routes, &self.engines);
+            let item = Item::of(routes, engines, &source, payload, envelope, redelivered);
+            if let Some(item) = item {
                 bytes += item.size();
-                items.push(item);
+                items.push(Item { step, ..item });
             } else {
-                ignored.extend(delivery.step);
-                metrics::message(None, MessageOutcome::Ignored);
+                ignored.extend(step);
+                metrics::messages(None, MessageOutcome::Ignored, 1);
             }
-            receipts.push(delivery.receipt);
             // What was delivered small may have been packed.
             if bytes > self.config.max_batch_bytes.bytes() {
                 let (packed, skipped) = (std::mem::take(&mut items), std::mem::take(&mut ignored));
@@ -411,6 +422,21 @@ impl<I: Inbox> Intake<I> {
         let changed = self.inbox.change(tx, &[change]).await?;
         debug_assert_eq!(changed.len(), 1, "the row is this transaction's own");
         Ok(verdict.state)
+    }
+}
+
+/// Counts what the broker delivered; a batch is one source's.
+fn count(deliveries: &[Delivery]) {
+    let Some(first) = deliveries.first() else {
+        return;
+    };
+    let again = deliveries.iter().filter(|delivery| delivery.redelivered);
+    let again = again.count() as u64;
+    let all = deliveries.len() as u64;
+    for (redelivered, deliveries) in [(false, all - again), (true, again)] {
+        if deliveries > 0 {
+            metrics::delivered(&first.source, redelivered, deliveries);
+        }
     }
 }
 

@@ -7,13 +7,13 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::HashMap;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::DateTime;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json_path::{JsonPath, NormalizedPath, PathElement};
@@ -94,9 +94,8 @@ impl<'a> Subject<'a> {
         for element in path.iter() {
             raw = match element {
                 PathElement::Name(name) => {
-                    let object: HashMap<Cow<'_, str>, &RawValue> =
-                        serde_json::from_str(raw.get()).ok()?;
-                    object.get(*name).copied()?
+                    let mut object = serde_json::Deserializer::from_str(raw.get());
+                    FieldOf(name).deserialize(&mut object).ok()??
                 }
                 PathElement::Index(index) => {
                     let array: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
@@ -105,6 +104,62 @@ impl<'a> Subject<'a> {
             };
         }
         Some(raw)
+    }
+}
+
+/// The raw text of an object's field of this name, without a map of all the others.
+///
+/// Of several fields of one name the last one counts, as in a parsed object.
+struct FieldOf<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for FieldOf<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, object: D) -> Result<Self::Value, D::Error> {
+        object.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FieldOf<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(is_it) = fields.next_key_seed(IsName(self.0))? {
+            if is_it {
+                found = Some(fields.next_value()?);
+            } else {
+                fields.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a field has this name, however it is escaped.
+struct IsName<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for IsName<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, name: D) -> Result<bool, D::Error> {
+        name.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for IsName<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<bool, E> {
+        Ok(name == self.0)
     }
 }
 
@@ -218,9 +273,10 @@ impl Expression {
             Self::Literal(value) => Ok(Some(Found::Json(value, None))),
             Self::Property(property) => Ok(property.find(subject.envelope)),
             Self::Path(path) => {
-                let nodes = path.query_located(subject.json()?);
-                let mut nodes = nodes.into_iter();
-                let Some(node) = nodes.next() else {
+                let payload = subject.json()?;
+                let nodes = path.query(payload);
+                let mut nodes = nodes.all().into_iter();
+                let Some(json) = nodes.next() else {
                     return Ok(None);
                 };
                 if nodes.next().is_some() {
@@ -228,13 +284,16 @@ impl Expression {
                         "{self} finds several values, expected one"
                     )));
                 }
-                let json = node.node();
                 // Only where text can say more than a parsed value: numbers, and what becomes JSON again.
                 let raw = match json {
                     serde_json::Value::Number(number) if number.is_i64() => None,
                     serde_json::Value::Number(_)
                     | serde_json::Value::Array(_)
-                    | serde_json::Value::Object(_) => subject.raw_at(node.location()),
+                    | serde_json::Value::Object(_) => {
+                        let located = path.query_located(payload);
+                        let node = located.iter().next();
+                        node.and_then(|node| subject.raw_at(node.location()))
+                    }
                     _ => None,
                 };
                 Ok(Some(Found::Json(json, raw)))

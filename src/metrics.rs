@@ -21,7 +21,7 @@ use metrics::{counter, gauge, histogram};
 use catalogue as name;
 
 /// What became of a message when its batch committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MessageOutcome {
     Handed,
     Done,
@@ -116,17 +116,17 @@ pub const NO_ROUTE: &str = "(none)";
 /// The words of `inbox::Class`, which this leaf cannot import; a test holds them together.
 pub const DB_ERROR_CLASSES: [&str; 4] = ["data", "message", "again", "outage"];
 
-/// A delivery came from the broker.
-pub fn delivered(source: &str, redelivered: bool) {
+/// Deliveries came from the broker.
+pub fn delivered(source: &str, redelivered: bool, deliveries: u64) {
     let redelivered = if redelivered { "true" } else { "false" };
     counter!(name::DELIVERIES, "source" => source.to_owned(), "redelivered" => redelivered)
-        .increment(1);
+        .increment(deliveries);
 }
 
-/// A message's first outcome.
-pub fn message(route: Option<&str>, outcome: MessageOutcome) {
+/// The first outcome of messages.
+pub fn messages(route: Option<&str>, outcome: MessageOutcome, messages: u64) {
     counter!(name::MESSAGES, "route" => route.unwrap_or(NO_ROUTE).to_owned(), "outcome" => outcome.as_str())
-        .increment(1);
+        .increment(messages);
 }
 
 pub fn duplicate(route: Option<&str>, cause: DuplicateCause) {
@@ -148,9 +148,9 @@ pub fn accepted(source: &str, messages: usize, took: Duration) {
     histogram!(name::ACCEPT, "source" => source.to_owned()).record(took);
 }
 
-/// From the delivery's arrival in this process to the commit that holds it.
-pub fn committed(source: &str, took: Duration) {
-    histogram!(name::DELIVERY_TO_COMMIT, "source" => source.to_owned()).record(took);
+/// From the arrival of a batch's first delivery in this process to the commit that holds them all.
+pub fn committed(source: &str, took: Duration, messages: usize) {
+    histogram!(name::DELIVERY_TO_COMMIT, "source" => source.to_owned()).record_many(took, messages);
 }
 
 /// From the hand-over to its proof.

@@ -12,7 +12,7 @@ use crate::inbox::{
     Change, Existing, Expires, NewRow, OrderKey, RowId, State, StateName, Target, UniqueKey,
 };
 use crate::message::{
-    Action, DeadReason, Delivery, Envelope, Hash, Message, StartBy, Undecodable, WaitReason,
+    Action, DeadReason, Envelope, Hash, Message, StartBy, Undecodable, WaitReason,
 };
 use crate::metrics::DuplicateCause;
 use crate::position::Step;
@@ -72,19 +72,6 @@ pub(super) enum Decoded {
 
 impl Item {
     /// Step 1. `None`: the source says to ignore it.
-    pub fn decode<Tx>(routes: &Routes, engines: &Engines<Tx>, delivery: &Delivery) -> Option<Self> {
-        let item = Self::of(
-            routes,
-            engines,
-            &delivery.source,
-            delivery.payload.clone(),
-            delivery.envelope.clone(),
-            delivery.redelivered,
-        )?;
-        let step = delivery.step.clone();
-        Some(Self { step, ..item })
-    }
-
     pub fn of<Tx>(
         routes: &Routes,
         engines: &Engines<Tx>,

@@ -4,7 +4,7 @@
 //! item's data, or what it says again and again about this item alone while it answers everybody else,
 //! makes the item dead.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -197,9 +197,11 @@ impl Drop for Stalled<'_> {
 fn record(items: &[Item], fates: &[Fate], began: Instant, arrived: Instant) {
     if let Some(first) = items.first() {
         metrics::accepted(&first.source, items.len(), began.elapsed());
+        metrics::committed(&first.source, arrived.elapsed(), items.len());
     }
+    // Together, because a look for its counter costs more than counting a message.
+    let mut outcomes: BTreeMap<(Option<&str>, MessageOutcome), u64> = BTreeMap::new();
     for (item, fate) in items.iter().zip(fates) {
-        metrics::committed(&item.source, arrived.elapsed());
         let route = item.route_name();
         let outcome = match fate {
             Fate::Duplicate(cause) => {
@@ -218,7 +220,10 @@ fn record(items: &[Item], fates: &[Fate], began: Instant, arrived: Instant) {
             }
             Fate::StoredBefore(state) => outcome_of(*state),
         };
-        metrics::message(route, outcome);
+        *outcomes.entry((route, outcome)).or_default() += 1;
+    }
+    for ((route, outcome), messages) in outcomes {
+        metrics::messages(route, outcome, messages);
     }
     warn_of_dead(items, fates);
 }

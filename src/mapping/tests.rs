@@ -140,3 +140,11 @@ fn headers_are_found_by_their_last_value_and_without_regard_to_case() {
         Ok(Some(Value::Bytes(vec![0xff])))
     );
 }
+
+#[test]
+fn a_number_keeps_its_digits_whatever_its_name_and_the_last_of_one_name_counts() {
+    let payload = r#"{"a":{"x":[1,{"b":2.0}],"\u0062":1.50},"b":7.0,"b":7.10,"c":[0,{"d":2.50}]}"#;
+    for (path, digits) in [("$.a.b", "1.50"), ("$.b", "7.10"), ("$.c[1].d", "2.50")] {
+        assert_eq!(text(path, payload), Ok(Some(digits.to_owned())), "{path}");
+    }
+}

@@ -132,7 +132,7 @@ mod tests {
         let exporter = super::super::Exporter::new();
         exporter.record(|| {
             super::super::announce(&["payments"], &["paid \"twice\"\\"], &["shop"]);
-            super::super::delivered("payments", true);
+            super::super::delivered("payments", true, 1);
             super::super::conflict(Some("paid \"twice\"\\"));
         });
         let samples = Samples::parse(&exporter.render());

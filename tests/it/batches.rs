@@ -258,6 +258,7 @@ fn ten(slow_batch: Span) -> IntakeConfig {
         max_batch: 10,
         slow_batch,
         transaction_timeout: NEVER,
+        max_batches: 2,
         ..IntakeConfig::default()
     }
 }

@@ -180,11 +180,11 @@ fn traffic(served: &Served, second: u32) {
     let messages = 8 + slope(62) + slope(22) + second * 7 % 4;
     served.record(|| {
         for n in 0..messages {
-            metrics::delivered("payments", n % 40 == 0);
-            metrics::message(Some("payment-received"), MessageOutcome::Handed);
+            metrics::delivered("payments", n % 40 == 0, 1);
+            metrics::messages(Some("payment-received"), MessageOutcome::Handed, 1);
             if n % 3 == 0 {
-                metrics::delivered("orders", false);
-                metrics::message(Some("order-placed"), MessageOutcome::Done);
+                metrics::delivered("orders", false, 1);
+                metrics::messages(Some("order-placed"), MessageOutcome::Done, 1);
             }
             metrics::confirmed("shop", Duration::from_millis(300));
         }
@@ -267,8 +267,8 @@ async fn numbers_change_without_a_reload() {
     };
     served.record(|| {
         for _ in 0..30 {
-            metrics::delivered("payments", true);
-            metrics::message(Some("payment-received"), MessageOutcome::Duplicate);
+            metrics::delivered("payments", true, 1);
+            metrics::messages(Some("payment-received"), MessageOutcome::Duplicate, 1);
             metrics::duplicate(Some("payment-received"), DuplicateCause::Redelivered);
         }
         metrics::source_connected("orders", false);

@@ -43,11 +43,11 @@ fn record_everything() {
     metrics::kafka_reread("payments", "payments", 3);
     metrics::kafka_topic_recreated("payments", "payments");
     metrics::database_behind("payments");
-    metrics::delivered("payments", false);
-    metrics::delivered("payments", true);
+    metrics::delivered("payments", false, 1);
+    metrics::delivered("payments", true, 1);
     let route = Some("payment-received");
     for outcome in MessageOutcome::ALL {
-        metrics::message(route, outcome);
+        metrics::messages(route, outcome, 1);
     }
     for cause in DuplicateCause::ALL {
         metrics::duplicate(route, cause);
@@ -55,7 +55,7 @@ fn record_everything() {
     metrics::conflict(route);
     metrics::waiting("payment-received", WaitReason::Busy.as_str());
     metrics::accepted("payments", 12, Duration::from_millis(4));
-    metrics::committed("payments", Duration::from_millis(7));
+    metrics::committed("payments", Duration::from_millis(7), 1);
     metrics::confirmed("shop", Duration::from_millis(700));
     metrics::engine_up("shop", true);
     metrics::engine_backlog("shop", 120, 1);

@@ -237,11 +237,11 @@ async fn the_status_shows_what_the_metrics_count() {
         metrics::source_connected("payments", true);
         metrics::engine_up("shop", true);
         for _ in 0..5 {
-            metrics::delivered("payments", false);
-            metrics::message(Some("payment-received"), MessageOutcome::Handed);
+            metrics::delivered("payments", false, 1);
+            metrics::messages(Some("payment-received"), MessageOutcome::Handed, 1);
         }
-        metrics::delivered("payments", true);
-        metrics::message(Some("payment-received"), MessageOutcome::Duplicate);
+        metrics::delivered("payments", true, 1);
+        metrics::messages(Some("payment-received"), MessageOutcome::Duplicate, 1);
         metrics::duplicate(Some("payment-received"), DuplicateCause::Redelivered);
     });
     let status = served

@@ -39,7 +39,8 @@ pub async fn measure(
 ) -> anyhow::Result<()> {
     bench.say("big_inbox: the empty one first");
     let how = "the empty inbox, just before";
-    report.add(insert::accept(bench, "big_inbox_empty", how).await?);
+    let empty = insert::accept(bench, "big_inbox_empty", bench.duration).await?;
+    report.add(rate::line("big_inbox_empty", empty, how));
     bench.ground.clear().await?;
     let load = bench.load("big-waiting");
     let message = process.map_or_else(|| way::MESSAGE.to_owned(), Process::paid);
@@ -48,7 +49,8 @@ pub async fn measure(
         "beside {} rows done and {} waiting",
         rows.done, rows.waiting
     );
-    report.add(insert::accept(bench, "big_inbox_accept", &how).await?);
+    let full = insert::accept(bench, "big_inbox_accept", bench.duration).await?;
+    report.add(rate::line("big_inbox_accept", full, &how));
     report.add(size(bench).await?);
     let ratio = report.ratio("big_inbox_accept", "big_inbox_empty");
     let indexes = report

@@ -17,7 +17,8 @@ use super::load::Load;
 use super::rate;
 use super::report::{Bound, Report};
 use super::way::{self, Nowhere};
-use crate::source::{Limits, Source};
+use crate::bridge::positions;
+use crate::source::{Limits, Positions, Source};
 
 pub use kafka::Topic;
 pub use rabbitmq::Queue;
@@ -33,8 +34,8 @@ pub trait Place: Sync {
     /// Stores these messages there.
     async fn send(&self, load: &Load, first: u64, messages: u64) -> anyhow::Result<()>;
 
-    /// The daemon's own source for it.
-    fn source(&self) -> Arc<dyn Source>;
+    /// The daemon's own source for it; with the positions of the inbox, where it reads them.
+    fn source(&self, positions: Option<Arc<dyn Positions>>) -> Arc<dyn Source>;
 }
 
 /// The keys of a broker's lines.
@@ -77,11 +78,11 @@ pub async fn measure(
         messages: bench.ground.intake.max_batch,
         bytes: bench.ground.intake.max_batch_bytes.bytes(),
     };
-    let counted = Counted::new(place.source(), messages);
+    let counted = Counted::new(place.source(None), messages);
     let tally = tokio::time::timeout(LIMIT, counted.drain(limits));
     let tally = tally.await.context("the broker delivers nothing more")??;
     let how = "the broker alone: read and acknowledged, nothing stored";
-    report.add(rate::line(names.consume, messages, tally.elapsed, how));
+    report.add(rate::line(names.consume, tally.total(), how));
 
     bench.say(&format!(
         "{}: sending {messages} messages first",
@@ -89,7 +90,9 @@ pub async fn measure(
     ));
     place.send(&load, messages, messages).await?;
     bench.ground.clear().await?;
-    let counted = Counted::new(place.source(), messages);
+    let timeout = bench.ground.intake.transaction_timeout;
+    let positions = positions::of(bench.ground.inbox.clone(), timeout);
+    let counted = Counted::new(place.source(Some(positions)), messages);
     let route = way::correlating(way::MESSAGE)?;
     let intake = way::intake(&bench.ground, Arc::new(Nowhere), route);
     let source = Arc::new(counted.clone());
@@ -101,7 +104,7 @@ pub async fn measure(
         "{messages} messages were sent and {stored} are done"
     );
     let how = "the whole way, without an engine";
-    report.add(rate::line(names.accept, messages, tally.elapsed, how));
+    report.add(rate::line(names.accept, tally.total(), how));
     let whole = report.rate(names.accept);
     let halves = report.rate(names.consume).zip(report.rate("accept"));
     let allowed = halves.map(|(consume, accept)| 1.0 / (1.0 / consume + 1.0 / accept));

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::memory::Tally;
 use crate::finding::Finding;
 use crate::message::{Delivery, Receipt};
+use crate::position::Claim;
 use crate::source::{Limits, Source, SourceError, Stream};
 
 /// The source; a clone shares its count.
@@ -142,6 +143,10 @@ impl Stream for CountedStream {
         }
         self.source.shared.finished.notify_one();
         Ok(())
+    }
+
+    fn claims(&self) -> Vec<Arc<Claim>> {
+        self.stream.claims()
     }
 
     async fn close(self: Box<Self>) {

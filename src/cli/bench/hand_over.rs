@@ -16,8 +16,8 @@ use super::Bench;
 use super::load::Load;
 use super::memory::{Memory, Supply};
 use super::process::Process;
-use super::rate::{self, count, per_second};
-use super::report::{Bound, Line, Report};
+use super::rate::{self, TURNS, Total, count};
+use super::report::{Bound, Report};
 use super::way;
 use crate::engine::camunda_tables::CamundaTables;
 use crate::engine::{Ask, Engine as _, Outcome};
@@ -76,7 +76,7 @@ impl Kind {
     }
 }
 
-/// One kind: bare statements, then the whole way.
+/// One kind: bare statements and the whole way, in turns.
 pub async fn measure(
     bench: &Bench,
     process: &Process,
@@ -87,50 +87,31 @@ pub async fn measure(
     bench.say(&format!(
         "{raw_name}: looking for the best size of batches and number of connections"
     ));
-    let raw = raw(bench, process, kind).await?;
-    report.add(raw);
-    bench.say(&format!("{accept_name}: the whole way"));
-    let most = report.rate(raw_name).unwrap_or(MOST_PER_SECOND);
-    report.add(accept(bench, process, kind, most).await?);
+    let trial = Trial::best(bench, process, kind).await?;
+    bench.say(&format!("{raw_name} and {accept_name}, in turns"));
+    let (mut raw, mut accepted) = (Total::default(), Total::default());
+    for _ in 0..TURNS {
+        raw += trial.run(bench, process, kind).await?;
+        accepted += accept(bench, process, kind, &trial).await?;
+    }
+    let how = format!(
+        "batches of {} on {} connections, the best of {BATCHES:?} x {CONNECTIONS:?}; match included, no row of the inbox",
+        trial.batch, trial.connections
+    );
+    let mut line = rate::line(raw_name, raw, &how);
+    line.figures.push(("batch", count(trial.batch as u64)));
+    line.figures
+        .push(("connections", count(trial.connections as u64)));
+    report.add(line);
+    report.add(rate::line(
+        accept_name,
+        accepted,
+        "the whole way from memory",
+    ));
     let ratio = report.ratio(accept_name, raw_name);
     let (name, what) = kind.target();
     report.want(name, what, ratio, Bound::AtLeast(0.8));
     Ok(())
-}
-
-async fn raw(bench: &Bench, process: &Process, kind: Kind) -> anyhow::Result<Line> {
-    let mut best: Option<(f64, usize, usize)> = None;
-    for batch in BATCHES {
-        for connections in CONNECTIONS {
-            let trial = Trial {
-                batch,
-                connections,
-                duration: bench.duration / 8,
-                most: MOST_PER_SECOND,
-            };
-            let (messages, elapsed) = trial.run(bench, process, kind).await?;
-            let rate = per_second(messages, elapsed);
-            if best.is_none_or(|(most, ..)| rate > most) {
-                best = Some((rate, batch, connections));
-            }
-        }
-    }
-    let (rate, batch, connections) = best.context("something was tried")?;
-    let trial = Trial {
-        batch,
-        connections,
-        duration: bench.duration,
-        most: rate * 1.5,
-    };
-    let (messages, elapsed) = trial.run(bench, process, kind).await?;
-    let how = format!(
-        "batches of {batch} on {connections} connections, the best of {BATCHES:?} x {CONNECTIONS:?}; match included, no row of the inbox"
-    );
-    let mut line = rate::line(kind.names().0, messages, elapsed, &how);
-    line.figures.push(("batch", count(batch as u64)));
-    line.figures
-        .push(("connections", count(connections as u64)));
-    Ok(line)
 }
 
 /// One combination, for a while.
@@ -143,13 +124,36 @@ struct Trial {
 }
 
 impl Trial {
-    async fn run(
-        &self,
-        bench: &Bench,
-        process: &Process,
-        kind: Kind,
-    ) -> anyhow::Result<(u64, Duration)> {
-        let wanted = bench.enough(self.most, self.duration);
+    /// Tries each combination for a while; what is returned is to be measured in turns.
+    async fn best(bench: &Bench, process: &Process, kind: Kind) -> anyhow::Result<Self> {
+        let mut best: Option<(f64, usize, usize)> = None;
+        for batch in BATCHES {
+            for connections in CONNECTIONS {
+                let trial = Self {
+                    batch,
+                    connections,
+                    duration: bench.duration / 8,
+                    most: MOST_PER_SECOND,
+                };
+                let rate = trial.run(bench, process, kind).await?.per_second();
+                if best.is_none_or(|(most, ..)| rate > most) {
+                    best = Some((rate, batch, connections));
+                }
+            }
+        }
+        let (rate, batch, connections) = best.context("something was tried")?;
+        Ok(Self {
+            batch,
+            connections,
+            duration: bench.duration / TURNS,
+            most: rate * 1.5,
+        })
+    }
+
+    async fn run(&self, bench: &Bench, process: &Process, kind: Kind) -> anyhow::Result<Total> {
+        // Each connection has something to do, however short the time is.
+        let least = (self.batch * self.connections) as u64;
+        let wanted = bench.enough(self.most, self.duration).max(least);
         let load = bench.load(kind.names().0);
         prepare(bench, process, kind, &load, wanted).await?;
         let route = Route::new(way::NAME, kind.route(process)?);
@@ -159,18 +163,20 @@ impl Trial {
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         let began = Instant::now();
         let workers = (0..self.connections).map(|_| async {
-            while began.elapsed() < self.duration {
+            loop {
                 let from = next.fetch_add(self.batch, Ordering::Relaxed);
                 let Some(batch) = messages.get(from..from + self.batch) else {
-                    break;
+                    return anyhow::Ok(());
                 };
                 hand_over(bench, &engine, batch).await?;
                 done.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                if began.elapsed() >= self.duration {
+                    return Ok(());
+                }
             }
-            anyhow::Ok(())
         });
         try_join_all(workers).await?;
-        Ok((done.into_inner(), began.elapsed()))
+        Ok(Total::of(done.into_inner(), began.elapsed()))
     }
 }
 
@@ -244,15 +250,20 @@ pub async fn refresh(bench: &Bench, engine: &CamundaTables) -> anyhow::Result<()
     Ok(())
 }
 
-async fn accept(bench: &Bench, process: &Process, kind: Kind, most: f64) -> anyhow::Result<Line> {
-    let messages = bench.enough(most * 1.5, bench.duration);
+async fn accept(
+    bench: &Bench,
+    process: &Process,
+    kind: Kind,
+    trial: &Trial,
+) -> anyhow::Result<Total> {
+    let messages = bench.enough(trial.most, trial.duration);
     let load = bench.load(kind.names().1);
     prepare(bench, process, kind, &load, messages).await?;
     let engine = Arc::new(process.engine(&bench.ground));
     refresh(bench, &engine).await?;
     let supply = Supply {
         messages,
-        duration: bench.duration,
+        duration: trial.duration,
         first: 0,
         pause: None,
     };
@@ -266,10 +277,5 @@ async fn accept(bench: &Bench, process: &Process, kind: Kind, most: f64) -> anyh
         "{given} messages were given and {stored} are {}",
         kind.state()
     );
-    Ok(rate::line(
-        kind.names().1,
-        given,
-        tally.elapsed,
-        "the whole way from memory",
-    ))
+    Ok(Total::of(given, tally.elapsed))
 }

@@ -14,8 +14,8 @@ use sqlx::{AssertSqlSafe, SqlStr};
 
 use super::load::Load;
 use super::memory::{Memory, Supply};
-use super::rate::{self, count, per_second};
-use super::report::{Bound, Line, Report};
+use super::rate::{self, TURNS, Total, count};
+use super::report::{Bound, Report};
 use super::way::{self, Nowhere};
 use super::{Bench, Ground};
 use crate::inbox::{NewRow, RowId, State, Target, UniqueKey};
@@ -26,18 +26,34 @@ const ROWS: [usize; 3] = [100, 500, 1000];
 const CONNECTIONS: [usize; 3] = [1, 2, 4];
 
 pub async fn measure(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
-    bench.say("raw insert: looking for the best number of rows and connections");
-    report.add(raw(bench).await?);
-    let sent = shape(&bench.ground).await?;
-    bench.say("accept: the whole way without an engine");
-    bench.ground.clear().await?;
-    let how = "decode, map, insert, commit, acknowledge; no engine";
-    report.add(accept(bench, "accept", how).await?);
-    let accepted = shape(&bench.ground).await?;
-    ensure!(
-        sent == accepted,
-        "the rows that are compared differ: {sent} and {accepted}"
+    let ground = &bench.ground;
+    bench.say("raw_insert: looking for the best number of rows and connections");
+    let mut raw = Raw::best(bench).await?;
+    bench.say("raw_insert and accept, in turns");
+    let (mut sent, mut accepted) = (Total::default(), Total::default());
+    for _ in 0..TURNS {
+        ground.clear().await?;
+        sent += raw.insert(bench, bench.duration / TURNS).await?;
+        let sent_shape = shape(ground).await?;
+        ground.clear().await?;
+        accepted += accept(bench, "accept", bench.duration / TURNS).await?;
+        let shape = shape(ground).await?;
+        ensure!(
+            sent_shape == shape,
+            "the rows that are compared differ: {sent_shape} and {shape}"
+        );
+    }
+    let how = format!(
+        "{} rows a statement on {} connections, the best of {ROWS:?} x {CONNECTIONS:?}",
+        raw.rows, raw.connections
     );
+    let mut line = rate::line("raw_insert", sent, &how);
+    line.figures.push(("rows", count(raw.rows as u64)));
+    line.figures
+        .push(("connections", count(raw.connections as u64)));
+    report.add(line);
+    let how = "decode, map, insert, commit, acknowledge; no engine";
+    report.add(rate::line("accept", accepted, how));
     let ratio = report.ratio("accept", "raw_insert");
     report.want(
         "accept_of_raw_insert",
@@ -61,76 +77,76 @@ async fn shape(ground: &Ground) -> anyhow::Result<serde_json::Value> {
     Ok(shape.await?)
 }
 
-/// Tries each combination for a while, and measures the best one.
-async fn raw(bench: &Bench) -> anyhow::Result<Line> {
-    let ground = &bench.ground;
-    let mut best: Option<(f64, usize, usize)> = None;
-    let mut numbers = 0;
-    for rows in ROWS {
-        for connections in CONNECTIONS {
-            ground.clear().await?;
-            let (messages, elapsed) =
-                insert(bench, rows, connections, bench.duration / 8, &mut numbers).await?;
-            let rate = per_second(messages, elapsed);
-            if best.is_none_or(|(most, ..)| rate > most) {
-                best = Some((rate, rows, connections));
-            }
-        }
-    }
-    let (_, rows, connections) = best.context("something was tried")?;
-    ground.clear().await?;
-    let (messages, elapsed) =
-        insert(bench, rows, connections, bench.duration, &mut numbers).await?;
-    let stored = ground.rows("done").await?;
-    ensure!(
-        stored == messages,
-        "{messages} rows were sent and {stored} are there"
-    );
-    let how = format!(
-        "{rows} rows a statement on {connections} connections, the best of {ROWS:?} x {CONNECTIONS:?}"
-    );
-    let mut line = rate::line("raw_insert", messages, elapsed, &how);
-    line.figures.push(("rows", count(rows as u64)));
-    line.figures
-        .push(("connections", count(connections as u64)));
-    Ok(line)
-}
-
-/// Inserts for so long; the clock stands still while the next rows are made ready. Returns how many, and
-/// how long that took.
-async fn insert(
-    bench: &Bench,
+/// How the bare statement is sent.
+struct Raw {
     rows: usize,
     connections: usize,
-    duration: Duration,
-    numbers: &mut u64,
-) -> anyhow::Result<(u64, Duration)> {
-    let pool = bench.ground.inbox.pool();
-    let mut sessions = Vec::new();
-    for _ in 0..connections {
-        sessions.push(pool.acquire().await?);
+    /// The next message; none is sent twice.
+    next: u64,
+}
+
+impl Raw {
+    /// Tries each combination for a while.
+    async fn best(bench: &Bench) -> anyhow::Result<Self> {
+        let mut best: Option<(f64, usize, usize)> = None;
+        let mut next = 0;
+        for rows in ROWS {
+            for connections in CONNECTIONS {
+                bench.ground.clear().await?;
+                let mut trial = Self {
+                    rows,
+                    connections,
+                    next,
+                };
+                let rate = trial.insert(bench, bench.duration / 8).await?.per_second();
+                next = trial.next;
+                if best.is_none_or(|(most, ..)| rate > most) {
+                    best = Some((rate, rows, connections));
+                }
+            }
+        }
+        let (_, rows, connections) = best.context("something was tried")?;
+        Ok(Self {
+            rows,
+            connections,
+            next,
+        })
     }
-    for session in &mut sessions {
-        let level = bench.ground.config.synchronous_commit.as_sql();
-        sqlx::query("/* bench.session */ SELECT set_config('synchronous_commit', $1, false)")
-            .bind(level)
-            .execute(&mut **session)
-            .await?;
+
+    /// Inserts for so long; the clock stands still while the next rows are made ready.
+    async fn insert(&mut self, bench: &Bench, duration: Duration) -> anyhow::Result<Total> {
+        let pool = bench.ground.inbox.pool();
+        let mut sessions = Vec::new();
+        for _ in 0..self.connections {
+            let mut session = pool.acquire().await?;
+            let level = bench.ground.config.synchronous_commit.as_sql();
+            sqlx::query("/* bench.session */ SELECT set_config('synchronous_commit', $1, false)")
+                .bind(level)
+                .execute(&mut *session)
+                .await?;
+            sessions.push(session);
+        }
+        let load = bench.load("raw-insert");
+        let mut total = Total::default();
+        while total.elapsed < duration && total.messages < bench.messages {
+            // Several statements for each connection, so that one that ends early is not idle for long.
+            let statements = (bench.round / self.rows).max(self.connections);
+            let ready = ready(&bench.ground, &load, self.next, self.rows, statements)?;
+            let messages = (self.rows * statements) as u64;
+            self.next += messages;
+            let queue = Mutex::new(ready);
+            let began = Instant::now();
+            try_join_all(sessions.iter_mut().map(|session| send(session, &queue))).await?;
+            total += Total::of(messages, began.elapsed());
+        }
+        let stored = bench.ground.rows("done").await?;
+        let sent = total.messages;
+        ensure!(
+            stored == sent,
+            "{sent} rows were sent and {stored} are there"
+        );
+        Ok(total)
     }
-    let load = bench.load("raw-insert");
-    let (mut messages, mut elapsed) = (0, Duration::ZERO);
-    while elapsed < duration && messages < bench.messages {
-        // Several statements for each connection, so that one that ends early is not idle for long.
-        let statements = (bench.round / rows).max(connections);
-        let ready = ready(&bench.ground, &load, *numbers, rows, statements)?;
-        *numbers += count_rows(rows, statements);
-        messages += count_rows(rows, statements);
-        let queue = Mutex::new(ready);
-        let began = Instant::now();
-        try_join_all(sessions.iter_mut().map(|session| send(session, &queue))).await?;
-        elapsed += began.elapsed();
-    }
-    Ok((messages, elapsed))
 }
 
 type Ready = VecDeque<(SqlStr, PgArguments)>;
@@ -207,13 +223,13 @@ fn row(load: &Load, n: u64) -> NewRow {
     }
 }
 
-/// The whole way without an engine, for the time of a line.
-pub async fn accept(bench: &Bench, name: &'static str, how: &str) -> anyhow::Result<Line> {
+/// The whole way without an engine, for so long.
+pub async fn accept(bench: &Bench, name: &str, duration: Duration) -> anyhow::Result<Total> {
     let ground = &bench.ground;
     let before = ground.rows("done").await?;
     let supply = Supply {
         messages: bench.messages,
-        duration: bench.duration,
+        duration,
         first: 0,
         pause: None,
     };
@@ -226,9 +242,5 @@ pub async fn accept(bench: &Bench, name: &'static str, how: &str) -> anyhow::Res
         stored == messages,
         "{messages} messages were given and {stored} are done"
     );
-    Ok(rate::line(name, messages, tally.elapsed, how))
-}
-
-fn count_rows(rows: usize, statements: usize) -> u64 {
-    (rows as u64).saturating_mul(statements as u64)
+    Ok(Total::of(messages, tally.elapsed))
 }

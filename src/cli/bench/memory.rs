@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::load::Load;
+use super::rate::Total;
 use crate::finding::Finding;
 use crate::message::{Delivery, Envelope, Receipt};
 use crate::source::prefix::Tracker;
@@ -36,6 +37,12 @@ pub struct Tally {
     pub elapsed: Duration,
     /// Of supplies with a pause: from each delivery to its acknowledgement.
     pub each: Vec<Duration>,
+}
+
+impl Tally {
+    pub fn total(&self) -> Total {
+        Total::of(self.messages, self.elapsed)
+    }
 }
 
 /// The source; a clone shares its tally.

@@ -13,7 +13,7 @@ use super::Bench;
 use super::hand_over::{self, Kind};
 use super::memory::{Memory, Supply};
 use super::process::Process;
-use super::rate::{self, per_second, percentile_ms};
+use super::rate::{self, Total, per_second, percentile_ms};
 use super::report::{Bound, Report};
 use super::way;
 use crate::inbox::Retention;
@@ -79,16 +79,18 @@ async fn by_rest(
         let (next, load, paid) = (&next, &load, &paid);
         async move {
             let mut each = Vec::new();
-            while began.elapsed() < bench.duration {
+            loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
                 if n >= messages {
-                    break;
+                    return anyhow::Ok(each);
                 }
                 let sent = Instant::now();
                 node.correlate(paid, &load.key(n), load.amount(n)).await?;
                 each.push(sent.elapsed());
+                if began.elapsed() >= bench.duration {
+                    return Ok(each);
+                }
             }
-            anyhow::Ok(each)
         }
     });
     let mut each = try_join_all(workers).await?.concat();
@@ -96,7 +98,7 @@ async fn by_rest(
     each.sort_unstable();
     let p50 = percentile_ms(&each, 50);
     let how = format!("POST /message on {connections} connections, p50 {p50:.1} ms");
-    let mut line = rate::line(name, each.len() as u64, elapsed, &how);
+    let mut line = rate::line(name, Total::of(each.len() as u64, elapsed), &how);
     line.figures.push(("p50_ms", p50));
     report.add(line);
     Ok(())
@@ -148,7 +150,7 @@ async fn completed(
     let how = format!(
         "handed over, run by the engine, receipt seen; the first after {waited:.1} s; by REST {rest:.0} /s at best"
     );
-    let mut line = rate::line("completed_rows", messages, elapsed, &how);
+    let mut line = rate::line("completed_rows", Total::of(messages, elapsed), &how);
     line.figures.push(("first_after_seconds", waited));
     // From the first one on: an idle engine looks late.
     let working = last.duration_since(first);

@@ -18,9 +18,37 @@ pub fn per_second(messages: u64, elapsed: Duration) -> f64 {
     count(messages) / elapsed.as_secs_f64()
 }
 
+/// How often two lines that are compared take turns, so that what else the machine does befalls both.
+pub const TURNS: u32 = 4;
+
+/// Messages and time of several turns.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Total {
+    pub messages: u64,
+    pub elapsed: Duration,
+}
+
+impl Total {
+    pub fn of(messages: u64, elapsed: Duration) -> Self {
+        Self { messages, elapsed }
+    }
+
+    pub fn per_second(self) -> f64 {
+        per_second(self.messages, self.elapsed)
+    }
+}
+
+impl std::ops::AddAssign for Total {
+    fn add_assign(&mut self, turn: Self) {
+        self.messages += turn.messages;
+        self.elapsed += turn.elapsed;
+    }
+}
+
 /// So many messages in this time.
-pub fn line(name: &'static str, messages: u64, elapsed: Duration, how: &str) -> Line {
-    let (rate, seconds) = (per_second(messages, elapsed), elapsed.as_secs_f64());
+pub fn line(name: &'static str, total: Total, how: &str) -> Line {
+    let Total { messages, elapsed } = total;
+    let (rate, seconds) = (total.per_second(), elapsed.as_secs_f64());
     Line {
         name,
         headline: format!("{rate:.0} /s"),

@@ -13,8 +13,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::Place;
 use crate::cli::bench::load::Load;
 use crate::cli::bench::way;
-use crate::source::Source;
 use crate::source::kafka::{Kafka, KafkaConfig};
+use crate::source::{Positions, Source};
 
 const PARTITIONS: i32 = 4;
 /// The broker's own default.
@@ -117,13 +117,12 @@ impl Place for Topic {
         Ok(())
     }
 
-    fn source(&self) -> Arc<dyn Source> {
+    fn source(&self, positions: Option<Arc<dyn Positions>>) -> Arc<dyn Source> {
         let config = self.config.clone();
-        Arc::new(Kafka::new(
-            Arc::from(way::NAME),
-            config,
-            false,
-            "sluice bench",
-        ))
+        let kafka = Kafka::new(Arc::from(way::NAME), config, false, "sluice bench");
+        Arc::new(match positions {
+            Some(positions) => kafka.with_positions(positions),
+            None => kafka,
+        })
     }
 }

@@ -13,8 +13,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::Place;
 use crate::cli::bench::load::Load;
 use crate::cli::bench::way;
-use crate::source::Source;
 use crate::source::rabbitmq::{QueueType, Rabbitmq, RabbitmqConfig};
+use crate::source::{Positions, Source};
 
 /// Messages that may be on their way to the broker at once.
 const WINDOW: usize = 1000;
@@ -126,7 +126,7 @@ impl Place for Queue {
         Ok(())
     }
 
-    fn source(&self) -> Arc<dyn Source> {
+    fn source(&self, _positions: Option<Arc<dyn Positions>>) -> Arc<dyn Source> {
         Arc::new(self.client())
     }
 }
