@@ -44,13 +44,15 @@
 //! 4. The engine looks at all messages at once: who waits for them, which start, or nobody.
 //! 5. Rows are inserted in their final state; the unique key drops the duplicates.
 //! 6. The engine writes its rows for the new ones; a claim that misses turns its row to waiting.
-//! 7. Commit. Only now the receipts go back to the stream, which acknowledges the finished prefix.
+//! 7. On Kafka, the positions are advanced: how far each partition is stored.
+//! 8. Commit. Only now the receipts go back to the stream, which acknowledges the finished prefix.
 //!
 //! # The way of a crash
 //!
 //! Before the commit nothing is there and the broker delivers again. After it, a redelivery meets the unique
 //! key and is a duplicate. A row that waits or is handed belongs to nobody between transactions: any node's
-//! sweeper takes it under a lock, and changes it only by its state and epoch.
+//! sweeper takes it under a lock, and changes it only by its state and epoch. A database that comes back older
+//! than it was says so by its positions, and what Kafka still has is read again from there.
 //!
 //! # What is absent, on purpose
 //!
