@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use checker::Verdict;
 use faults::{Breaking, Event};
@@ -40,8 +40,6 @@ const OVERLAP: usize = 5;
 const DRAIN: Duration = Duration::from_mins(4);
 /// How often it is said what is still to be done.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
-/// How long messages are sent after the last fault has begun.
-const TAIL: Duration = Duration::from_secs(2);
 
 /// A run, round by round.
 struct Run<'a> {
@@ -84,7 +82,6 @@ impl Run<'_> {
         self.rounds += 1;
         let seed = self.options.seed;
         let steps = schedule::round(seed, self.rounds, &self.options.deck);
-        let last = steps.last().map_or(Duration::ZERO, |step| step.at);
         let (shop, sources) = (&self.world.shop, &self.world.sources);
         let mut random = Random(seed ^ self.rounds);
         let loads: Vec<Load> = sources
@@ -98,19 +95,22 @@ impl Run<'_> {
             world: self.world,
             begun: self.begun,
             overlap: Semaphore::new(OVERLAP),
-            events: std::sync::Mutex::default(),
+            events: watch::Sender::default(),
         };
-        let sending = sources.iter().zip(&loads);
-        let sending = join_all(sending.map(|(source, load)| load.send(source, last + TAIL)));
-        let (sent, ()) = tokio::join!(sending, breaking.all(&steps));
-        self.events.extend(breaking.events.into_inner().unwrap());
+        let sending = sources.iter().zip(&loads).map(|(source, load)| {
+            let begun = breaking.events.subscribe();
+            load.send(source, steps.len(), begun)
+        });
+        let (sent, ()) = tokio::join!(join_all(sending), breaking.all(&steps));
+        self.events.extend(breaking.events.send_replace(Vec::new()));
         for sent in sent {
             self.sent.add(sent);
         }
         self.drain().await;
     }
 
-    /// Waits until every node works, and then until everything is done, as far as it can be seen; the checker says what is missing.
+    /// Waits until every node works, and then until everything is done, as far as it can be seen; the checker
+    /// says what is missing.
     ///
     /// # Panics
     /// When a daemon ended by itself.

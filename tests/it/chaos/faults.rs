@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::checker::seconds;
 use super::proxy::{Link, Lost, Mode};
@@ -34,7 +34,8 @@ pub struct Breaking<'a> {
     pub begun: Instant,
     /// As many permits as faults may overlap.
     pub overlap: tokio::sync::Semaphore,
-    pub events: std::sync::Mutex<Vec<Event>>,
+    /// Those that have begun.
+    pub events: watch::Sender<Vec<Event>>,
 }
 
 impl Breaking<'_> {
@@ -180,7 +181,8 @@ impl Breaking<'_> {
         let permit = self.overlap.acquire().await;
         let at = seconds(chrono::Utc::now());
         let kind = fault.kind;
-        self.events.lock().unwrap().push(Event { kind, at });
+        self.events
+            .send_modify(|events| events.push(Event { kind, at }));
         say(&format!(
             "[{:7.1} s] {} {} for {:.1} s",
             self.begun.elapsed().as_secs_f64(),

@@ -1,4 +1,4 @@
-//! What is sent, and when: at an even rate, in the face of brokers that die.
+//! What is sent, and when: between the faults from the first to the last, in the face of brokers that die.
 //!
 //! What was not confirmed is sent again, so that the brokers hold it once or more. One message in five is sent twice
 //! anyway, and some of earlier rounds once more. Payments of one order leave one after the other; everything else
@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::sync::watch;
 
+use super::faults::Event;
 use super::world::Source;
 use crate::crash::shop::{Kind, Message, Random, Shop, messages};
 
@@ -62,14 +64,21 @@ impl Load {
         Load { messages: all }
     }
 
-    /// Sends it in about this time, which a broker that is away makes longer.
-    pub async fn send(&self, source: &Source, within: Duration) -> Sent {
+    /// Sends it while so many faults begin, an equal part with each.
+    pub async fn send(
+        &self,
+        source: &Source,
+        faults: usize,
+        mut begun: watch::Receiver<Vec<Event>>,
+    ) -> Sent {
         let mut sent = Sent::default();
         let chunks = chunks(&self.messages);
-        let each = within / u32::try_from(chunks.len()).expect("there are few");
-        let mut ticks = tokio::time::interval(each);
-        for chunk in chunks {
-            ticks.tick().await;
+        let all = chunks.len();
+        for (number, chunk) in chunks.into_iter().enumerate() {
+            // Nobody counts any more when the faults are over.
+            let _ = begun
+                .wait_for(|begun| begun.len() * all >= number * faults)
+                .await;
             sent.repeated += until_stored(source, chunk).await;
             sent.note(source, chunk);
         }
