@@ -488,6 +488,11 @@ impl FromStr for Expression {
             return Ok(Self::Literal(format!("@{literal}").into()));
         }
         if text.starts_with('$') {
+            if ends_within_an_escape(text) {
+                return Err(format!(
+                    "{text:?} is no JSONPath (RFC 9535): it ends within `\\u…`"
+                ));
+            }
             return JsonPath::parse(text).map(Self::Path).map_err(|cause| {
                 format!(
                     "{text:?} is no JSONPath (RFC 9535): {} at character {}",
@@ -501,6 +506,12 @@ impl FromStr for Expression {
         }
         Ok(Self::Literal(text.into()))
     }
+}
+
+/// Whether the text ends within `\u…`, which no path does: `serde_json_path` 0.7.2 panics there.
+fn ends_within_an_escape(text: &str) -> bool {
+    let without_digits = text.trim_end_matches(|c: char| c.is_ascii_hexdigit());
+    without_digits.ends_with("\\u")
 }
 
 impl FromStr for Property {

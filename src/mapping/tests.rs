@@ -148,3 +148,22 @@ fn a_number_keeps_its_digits_whatever_its_name_and_the_last_of_one_name_counts()
         assert_eq!(text(path, payload), Ok(Some(digits.to_owned())), "{path}");
     }
 }
+
+#[test]
+fn a_path_that_ends_within_an_escape_is_a_mistake_like_any_other() {
+    for cut in [
+        "$['\\u",
+        "$['\\uD",
+        "$[\"\\ud8",
+        "$['\\u00e",
+        "$['\\u00e4",
+        "$['\\uD83D\\u",
+        "$['\\uD83D\\uD",
+        "$['\\",
+        "$['a",
+        "$[",
+    ] {
+        assert!(cut.parse::<Expression>().is_err(), "{cut}");
+    }
+    assert_eq!(text("$['\\u00e4']", r#"{"ä":"x"}"#), Ok(Some("x".into())));
+}
