@@ -20,6 +20,8 @@ const MESSAGE_BYTES: u32 = 1000;
 /// Messages of the line where nothing faster was measured before.
 const USUAL_PER_SECOND: f64 = 5_000.0;
 const LOOK: Duration = Duration::from_millis(200);
+/// Without a new row for so long there is nothing to do.
+const QUIET: Duration = Duration::from_secs(2);
 /// Nothing moves for so long: something is wrong.
 const STANDSTILL: Duration = Duration::from_mins(1);
 
@@ -100,6 +102,23 @@ async fn worked_off(bench: &Bench, messages: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Until no row has come for a while.
+async fn until_quiet(bench: &Bench) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut rows = bench.ground.all_rows().await?;
+    loop {
+        tokio::time::sleep(bench.duration.max(QUIET)).await;
+        let now = bench.ground.all_rows().await?;
+        if now == rows {
+            return Ok(());
+        }
+        if began.elapsed() > STANDSTILL {
+            bail!("an idle daemon takes messages and does not come to an end");
+        }
+        rows = now;
+    }
+}
+
 /// What a daemon costs that has nothing to do.
 pub async fn idle(
     bench: &Bench,
@@ -113,11 +132,12 @@ pub async fn idle(
     let counter = Counter::before(subject.inbox.url.expose_secret()).await?;
     let url = counter.as_ref().map_or(&subject.inbox.url, Counter::url);
     let daemon = Daemon::start(bench, sources, process, url).await?;
-    // What a start costs is not what is measured.
-    tokio::time::sleep(bench.duration).await;
+    // What a start costs is not what is measured, nor what another part left at the broker.
+    until_quiet(bench).await?;
     let counts = || counter.as_ref().map(Counter::counts);
     let (cpu, before, began) = (daemon.cpu()?, counts(), Instant::now());
-    tokio::time::sleep(bench.duration * 2).await;
+    // Long enough for its longest pauses.
+    tokio::time::sleep((bench.duration * 2).max(2 * QUIET)).await;
     let (spent, after, elapsed) = (daemon.cpu()?.saturating_sub(cpu), counts(), began.elapsed());
     daemon.stop().await?;
     let percent = 100.0 * spent.as_secs_f64() / elapsed.as_secs_f64();
