@@ -122,24 +122,27 @@ impl<'c> Executor<'c> for &'c mut Session {
         let pooled = self.pooled;
         Box::pin(async move {
             let connection: &mut PgConnection = &mut self.transaction;
-            let statement = connection.prepare_with(sql.clone(), parameters).await?;
+            // A node that is unaware of the pooler may have left the very name that is given now.
             if pooled {
-                forget(connection, sql).await?;
+                forget(connection).await?;
+            }
+            let statement = connection.prepare_with(sql, parameters).await?;
+            if pooled {
+                forget(connection).await?;
             }
             Ok(statement)
         })
     }
 }
 
-/// Takes a statement's name away, which the driver gives to everything that it prepares. A pooler that
-/// manages the names itself has given it another one, which is its own business.
-async fn forget(connection: &mut PgConnection, sql: SqlStr) -> Result<(), sqlx::Error> {
+/// Takes the names away that the driver gives to everything that it prepares. A pooler that manages the
+/// names itself has given them others, which are its own business.
+async fn forget(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let named = sqlx::query_scalar(
         "/* session.prepared */ SELECT name FROM pg_prepared_statements \
-         WHERE NOT from_sql AND name ~ '^sqlx_s_[0-9]+$' AND statement = $1",
+         WHERE NOT from_sql AND name ~ '^sqlx_s_[0-9]+$'",
     )
-    .persistent(false)
-    .bind(sql.as_str().to_owned());
+    .persistent(false);
     let names: Vec<String> = named.fetch_all(&mut *connection).await?;
     for name in names {
         let forget = AssertSqlSafe(format!("/* session.forget */ DEALLOCATE \"{name}\""));
