@@ -295,8 +295,10 @@ fn strings(text: &str) -> impl Iterator<Item = Range<usize>> {
 fn values_of_secret_keys(text: &str) -> impl Iterator<Item = Range<usize>> {
     text.match_indices('=').filter_map(|(at, _)| {
         let key = text[..at].trim_end_matches([' ', '\t', '"', '\'']);
-        let begins = key.rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')));
-        let key = &key[begins.map_or(0, |at| at + 1)..];
+        let key = key
+            .rsplit(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')))
+            .next()
+            .unwrap_or(key);
         if !is_secret(key) {
             return None;
         }
@@ -365,6 +367,7 @@ mod tests {
             ("token = '${T}'", "token = '${T}'"),
             ("token = '${T:-a}'", "token = '*******'"),
             ("queue = \"abc\"", "queue = \"abc\""),
+            ("©token = \"abc\"", "©token = \"***\""),
         ] {
             assert_eq!(mask(text), masked);
         }
