@@ -84,28 +84,49 @@ fn of_topic(
     consumer.assign(&list).map_err(asked)?;
     let until = Instant::now() + limit.0;
     let mut found = Vec::new();
+    let mut refused = None;
     while !open.is_empty() {
         if Instant::now() > until {
+            let missing: Vec<_> = open
+                .iter()
+                .map(|(at, offset)| format!("{at}@{offset}"))
+                .collect();
             let what = format!(
-                "{} records of {topic} could not be looked at within {limit}",
-                open.len()
+                "records {} of {topic} (partition@offset) could not be looked at within {limit}",
+                missing.join(", ")
             );
-            return Err(SourceError::new(what));
+            let unseen = SourceError::new(what);
+            return Err(match refused {
+                Some(cause) => unseen.because(cause),
+                None => unseen,
+            });
         }
-        match consumer.poll(POLL) {
+        let seen = match consumer.poll(POLL) {
             Some(Ok(record)) => {
-                if let Some(offset) = open.remove(&record.partition())
-                    && record.offset() == offset
+                let partition = record.partition();
+                if open.get(&partition) == Some(&record.offset())
                     && let Some(at_ms) = record.timestamp().to_millis()
                 {
-                    found.push((record.partition(), Mark { offset, at_ms }));
+                    let offset = record.offset();
+                    found.push((partition, Mark { offset, at_ms }));
                 }
+                partition
             }
             // The record is gone, and none came after it.
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                open.remove(&partition);
+            Some(Err(KafkaError::PartitionEOF(partition))) => partition,
+            // The client goes on by itself; what it said last is told if it comes to nothing.
+            Some(Err(cause)) => {
+                refused = Some(cause);
+                continue;
             }
-            Some(Err(_)) | None => {}
+            None => continue,
+        };
+        if open.remove(&seen).is_some() {
+            // Or the broker would go on with it to its end: of a large batch it sends the first partition's
+            // alone, and the others have to wait.
+            let mut done = TopicPartitionList::new();
+            done.add_partition(topic, seen);
+            consumer.pause(&done).map_err(asked)?;
         }
     }
     Ok(found)

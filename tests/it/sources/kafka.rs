@@ -566,8 +566,9 @@ async fn brokers_that_do_not_answer_are_an_outage_and_secrets_are_never_printed(
     );
 }
 
-/// Moves a group that has no members, as an operator's tool does.
+/// Moves a group that has no members, as an operator's tool does: to this offset in each partition.
 async fn commit(topic: &Topic, group: &str, offset: i64) {
+    let partitions = topic.partitions();
     let (bootstrap, name, group) = (
         topic.bootstrap().to_owned(),
         topic.name().to_owned(),
@@ -580,8 +581,10 @@ async fn commit(topic: &Topic, group: &str, offset: i64) {
             .create()
             .expect("the client's settings are valid");
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&name, 0, Offset::Offset(offset))
-            .expect("the offset is one");
+        for partition in 0..partitions {
+            list.add_partition_offset(&name, partition, Offset::Offset(offset))
+                .expect("the offset is one");
+        }
         consumer
             .commit(&list, CommitMode::Sync)
             .expect("the broker stores it");

@@ -3,14 +3,21 @@
 use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use sluice::bridge::positions;
 use sluice::finding::Level;
+use sluice::inbox::postgres::PostgresInbox;
 use sluice::source::Source;
+use sluice::units::Span;
 
-use super::{ALL, LIMIT, METRICS, kafka_node, metric, next, numbers, open, produce, settle, take};
+use super::{
+    ALL, LIMIT, METRICS, commit, kafka_node, metric, next, numbers, open, produce, settle, take,
+};
+use crate::inbox;
 use crate::rig::{Rig, Topic, eventually, unique};
 
 /// The group reads only what comes from now on, and soon sees what is added to the topic.
@@ -198,4 +205,34 @@ async fn forget(topic: &Topic, group: &str) {
         deleted.ok()?.into_iter().next()?.ok()
     })
     .await;
+}
+
+/// Stores records of 1 KB in each partition, in batches as large as they come.
+async fn fill(topic: &Topic, records: usize) {
+    let payload = [b'x'; 1000];
+    let stored = (0..topic.partitions())
+        .flat_map(|partition| std::iter::repeat_n(partition, records))
+        .map(|partition| topic.try_produce(Some(partition), None, &[], &payload));
+    for stored in join_all(stored).await {
+        stored.expect("the broker stores the record");
+    }
+}
+
+#[tokio::test]
+async fn a_long_backlog_of_large_batches_keeps_no_partition_from_beginning() {
+    let topic = Rig::get().topic(4).await;
+    let group = unique();
+    fill(&topic, 500).await;
+    commit(&topic, &group, 500).await;
+    for _ in 0..6 {
+        fill(&topic, 2_000).await;
+    }
+    let inbox = inbox::fresh::<PostgresInbox>().await;
+    let positions = positions::of(inbox.inbox.clone(), Span::secs(5));
+    // Far less than reading any partition to its end takes.
+    let node = kafka_node(&topic, &group, "connect_timeout = '2s'").with_positions(positions);
+    let mut stream = open(&node).await;
+    let taken = take(&mut stream, 1).await;
+    assert!(taken.iter().all(|one| one.envelope.offset >= Some(500)));
+    stream.close().await;
 }
