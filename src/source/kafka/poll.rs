@@ -216,13 +216,7 @@ impl Poller<'_> {
             }
         }
         let now = Instant::now();
-        if state.commit_again_at.is_some_and(|at| at <= now) {
-            state.commit_again_at = None;
-            let unconfirmed = state.assignment.unconfirmed();
-            if !unconfirmed.is_empty() && state.commit(&unconfirmed).is_err() {
-                state.commit_failed();
-            }
-        }
+        state.commit_due(now);
         if let Some(at) = state.heard_at {
             self.pulse.heard(at);
         }

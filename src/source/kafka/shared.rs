@@ -18,6 +18,9 @@ use crate::source::SourceError;
 
 /// A commit that failed is tried again after this long, if no later one has covered it.
 const COMMIT_AGAIN: Duration = Duration::from_secs(1);
+/// Commits of a stream are no closer than this: Kafka 4 answers each after some 10 ms, one after the other, and
+/// those of every batch would pile up there for seconds, in the way of heartbeats and of leaving the group.
+const COMMIT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub(super) struct Shared {
@@ -43,7 +46,8 @@ pub(super) struct State {
     pub unreachable: bool,
     /// When bytes of a broker came last, as far as the client has told.
     pub heard_at: Option<Instant>,
-    pub commit_again_at: Option<Instant>,
+    committed_at: Option<Instant>,
+    commit_again_at: Option<Instant>,
 }
 
 /// How far a stream is.
@@ -122,16 +126,49 @@ impl State {
         told.unwrap_or_else(|| SourceError::new("the stream has ended"))
     }
 
-    /// Hands offsets to the client, which sends them by itself. The answer comes to the context.
-    pub(super) fn commit(&self, positions: &[Position]) -> Result<(), KafkaError> {
+    /// Hands what is finished and not confirmed to the client, which commits it by itself; if it has just got
+    /// something, a little later.
+    pub(super) fn commit_finished(&mut self) -> Result<(), KafkaError> {
+        let now = Instant::now();
+        if let Some(at) = self.committed_at.map(|at| at + COMMIT_PAUSE)
+            && now < at
+        {
+            self.commit_again(at);
+            return Ok(());
+        }
+        let finished = self.assignment.unconfirmed();
+        if finished.is_empty() {
+            return Ok(());
+        }
         let Some(consumer) = &self.consumer else {
             return Err(KafkaError::Canceled);
         };
-        consumer.commit(&list(positions)?, CommitMode::Async)
+        self.committed_at = Some(now);
+        consumer.commit(&list(&finished)?, CommitMode::Async)
     }
 
     pub(super) fn commit_failed(&mut self) {
-        self.commit_again_at = Some(Instant::now() + COMMIT_AGAIN);
+        self.commit_again(Instant::now() + COMMIT_AGAIN);
+    }
+
+    /// Then, or when something else wants it earlier.
+    pub(super) fn commit_again(&mut self, at: Instant) {
+        self.commit_again_at = Some(self.commit_again_at.map_or(at, |wanted| wanted.min(at)));
+    }
+
+    pub(super) fn commits_again(&self) -> bool {
+        self.commit_again_at.is_some()
+    }
+
+    /// Commits what is due to be committed.
+    pub(super) fn commit_due(&mut self, now: Instant) {
+        if self.commit_again_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.commit_again_at = None;
+        if self.commit_finished().is_err() {
+            self.commit_failed();
+        }
     }
 
     /// What is assigned, as the client wants it.

@@ -68,11 +68,11 @@ impl Stream for KafkaStream {
             return Err(state.told());
         }
         let positions = state.assignment.settle(receipts);
-        // Enqueued under the lock: a partition that leaves a moment later is committed before it does.
+        // Under the lock: a partition that leaves a moment later is committed before it does.
         let committed = if positions.is_empty() {
             Ok(())
         } else {
-            state.commit(&positions)
+            state.commit_finished()
         };
         drop(state);
         // A revocation may wait for these.
