@@ -12,16 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-/// Whose position: the broker's cluster, group and partition, and the source of the configuration.
+/// Whose position: the group's, in a partition of its cluster. Which source of the configuration reads it may
+/// change, and is not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition {
     /// The broker's own id of the cluster; empty where it has none.
     pub cluster_id: String,
     pub group_id: String,
-    /// As in `[sources.NAME]`.
-    pub source: String,
     pub topic: String,
     pub number: i32,
+    /// As in `[sources.NAME]`.
+    pub source: String,
 }
 
 /// A record that was stored, to know a topic that was deleted and made again.

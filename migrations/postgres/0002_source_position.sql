@@ -2,11 +2,12 @@
 -- commits says where to read again.
 
 CREATE TABLE source_position (
-    source        text        NOT NULL,
     group_id      text        NOT NULL,
     cluster_id    text        NOT NULL,
     topic         text        NOT NULL,
     partition     integer     NOT NULL,
+    -- Who claimed it last. The position is the group's: a source that is renamed goes on with it.
+    source        text        NOT NULL,
     -- Every record below it is stored, and beyond it these: batches commit in any order.
     next_offset   bigint      NOT NULL,
     ahead         int8multirange NOT NULL DEFAULT '{}',
@@ -20,7 +21,7 @@ CREATE TABLE source_position (
     claim         uuid        NOT NULL UNIQUE,
     epoch         bigint      NOT NULL,
     changed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (source, group_id, cluster_id, topic, partition)
+    PRIMARY KEY (group_id, cluster_id, topic, partition)
 ) WITH (
     -- Every batch updates a row of few; with room on its page no index is touched.
     fillfactor = 20,

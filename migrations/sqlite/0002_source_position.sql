@@ -2,11 +2,12 @@
 -- where to read again.
 
 CREATE TABLE source_position (
-    source        TEXT    NOT NULL,
     group_id      TEXT    NOT NULL,
     cluster_id    TEXT    NOT NULL,
     topic         TEXT    NOT NULL,
     partition     INTEGER NOT NULL,
+    -- Who claimed it last. The position is the group's: a source that is renamed goes on with it.
+    source        TEXT    NOT NULL,
     -- Every record below it is stored, and beyond it these, as JSON: [[from, to], …].
     next_offset   INTEGER NOT NULL,
     ahead         TEXT    NOT NULL DEFAULT '[]',
@@ -19,5 +20,5 @@ CREATE TABLE source_position (
     claim         BLOB    NOT NULL UNIQUE,
     epoch         INTEGER NOT NULL,
     changed_at    INTEGER NOT NULL,
-    PRIMARY KEY (source, group_id, cluster_id, topic, partition)
+    PRIMARY KEY (group_id, cluster_id, topic, partition)
 ) STRICT;

@@ -44,8 +44,8 @@ statements! {
         RETURNING p.claim, p.next_offset",
     claim: r"/* inbox.claim_position */
         UPDATE {s}.source_position
-        SET claim = $6, epoch = epoch + 1, changed_at = clock_timestamp()
-        WHERE source = $1 AND group_id = $2 AND cluster_id = $3 AND topic = $4 AND partition = $5
+        SET claim = $6, source = $1, epoch = epoch + 1, changed_at = clock_timestamp()
+        WHERE group_id = $2 AND cluster_id = $3 AND topic = $4 AND partition = $5
         RETURNING next_offset, since, record_offset, record_at_ms, epoch",
     begin: r"/* inbox.begin_position */
         INSERT INTO {s}.source_position AS p (
@@ -53,7 +53,7 @@ statements! {
             claim, epoch, next_offset, since, record_offset, record_at_ms
         )
         VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $7, $8, $9)
-        ON CONFLICT (source, group_id, cluster_id, topic, partition) DO UPDATE
+        ON CONFLICT (group_id, cluster_id, topic, partition) DO UPDATE
         SET next_offset = EXCLUDED.next_offset, ahead = '{}', since = EXCLUDED.since,
             record_offset = EXCLUDED.record_offset, record_at_ms = EXCLUDED.record_at_ms,
             changed_at = clock_timestamp()
@@ -61,9 +61,9 @@ statements! {
         RETURNING epoch",
     standing: r"/* inbox.position_standing */
         SELECT k.place, p.claim, p.epoch, p.next_offset
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[])
-            WITH ORDINALITY AS k (source, group_id, cluster_id, topic, partition, place)
-        JOIN {s}.source_position p USING (source, group_id, cluster_id, topic, partition)",
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[])
+            WITH ORDINALITY AS k (group_id, cluster_id, topic, partition, place)
+        JOIN {s}.source_position p USING (group_id, cluster_id, topic, partition)",
     list: r#"/* inbox.positions */
         SELECT source, group_id, cluster_id, topic, partition, next_offset, epoch,
             (SELECT COALESCE(sum(upper(r) - lower(r)), 0)::bigint FROM unnest(ahead) r) AS ahead,
@@ -190,7 +190,6 @@ pub(super) async fn standing(
         .map(|partition| partition.number)
         .collect();
     let query = sqlx::query(inbox.inner.position.standing.clone())
-        .bind(column(|partition| &partition.source))
         .bind(column(|partition| &partition.group_id))
         .bind(column(|partition| &partition.cluster_id))
         .bind(column(|partition| &partition.topic))
@@ -234,6 +233,5 @@ pub(super) async fn list(inbox: &PostgresInbox) -> Result<Vec<PositionView>, DbE
     let positions = inbox
         .within("inbox.positions", query.fetch_all(&mut *tx))
         .await?;
-    inbox.commit(tx).await?;
     Ok(positions)
 }

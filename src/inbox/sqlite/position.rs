@@ -31,10 +31,10 @@ const WRITE: &str = concat!(
 const CLAIM: &str = concat!(
     r"/* inbox.claim_position */
     UPDATE source_position
-    SET claim = ?6, epoch = epoch + 1, changed_at = ",
+    SET claim = ?6, source = ?1, epoch = epoch + 1, changed_at = ",
     now!(),
     r"
-    WHERE source = ?1 AND group_id = ?2 AND cluster_id = ?3 AND topic = ?4 AND partition = ?5
+    WHERE group_id = ?2 AND cluster_id = ?3 AND topic = ?4 AND partition = ?5
     RETURNING next_offset, since, record_offset, record_at_ms, epoch"
 );
 const BEGIN: &str = concat!(
@@ -46,7 +46,7 @@ const BEGIN: &str = concat!(
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?7, ?8, ?9, ",
     now!(),
     r")
-    ON CONFLICT (source, group_id, cluster_id, topic, partition) DO UPDATE
+    ON CONFLICT (group_id, cluster_id, topic, partition) DO UPDATE
     SET next_offset = excluded.next_offset, ahead = '[]', since = excluded.since,
         record_offset = excluded.record_offset, record_at_ms = excluded.record_at_ms,
         changed_at = excluded.changed_at
@@ -55,7 +55,7 @@ const BEGIN: &str = concat!(
 );
 const STANDING: &str = r"/* inbox.position_standing */
     SELECT claim, epoch, next_offset FROM source_position
-    WHERE source = ?1 AND group_id = ?2 AND cluster_id = ?3 AND topic = ?4 AND partition = ?5";
+    WHERE group_id = ?2 AND cluster_id = ?3 AND topic = ?4 AND partition = ?5";
 const LIST: &str = r"/* inbox.positions */
     SELECT source, group_id, cluster_id, topic, partition, next_offset, epoch, record_at_ms, changed_at,
         (SELECT ifnull(sum((value ->> 1) - (value ->> 0)), 0) FROM json_each(ahead)) AS ahead

@@ -18,7 +18,8 @@ on_every_database! {
     a_position_counts_nothing_that_was_rolled_back,
     only_the_last_claim_advances_a_position,
     a_position_begins_anew_only_by_its_claim,
-    positions_are_told_apart_by_all_of_their_names,
+    positions_are_told_apart_by_cluster_group_topic_and_partition,
+    a_source_of_another_name_goes_on_with_the_position_of_its_group,
     batches_that_advance_the_same_positions_at_once_lose_nothing,
 }
 
@@ -184,7 +185,7 @@ async fn a_position_begins_anew_only_by_its_claim<I: Kept>(fresh: Fresh<I>) {
     assert_eq!(inbox.positions().await.unwrap()[0].ahead, 0);
 }
 
-async fn positions_are_told_apart_by_all_of_their_names<I: Kept>(fresh: Fresh<I>) {
+async fn positions_are_told_apart_by_cluster_group_topic_and_partition<I: Kept>(fresh: Fresh<I>) {
     let inbox = &fresh.inbox;
     let first = begun(inbox, 0, 0).await;
     commit(inbox, first, &[0..7]).await;
@@ -196,7 +197,6 @@ async fn positions_are_told_apart_by_all_of_their_names<I: Kept>(fresh: Fresh<I>
     let others = [
         other(|of| of.cluster_id.push('2')),
         other(|of| of.group_id.push('2')),
-        other(|of| of.source.push('2')),
         other(|of| of.topic.push('2')),
         other(|of| of.number = 2),
     ];
@@ -205,6 +205,23 @@ async fn positions_are_told_apart_by_all_of_their_names<I: Kept>(fresh: Fresh<I>
     }
     let found = standing(inbox, &partition(0)).await;
     assert_eq!(found.map(|found| found.next), Some(7));
+}
+
+async fn a_source_of_another_name_goes_on_with_the_position_of_its_group<I: Kept>(fresh: Fresh<I>) {
+    let inbox = &fresh.inbox;
+    let first = begun(inbox, 0, 0).await;
+    commit(inbox, first, &[0..7]).await;
+    let renamed = Partition {
+        source: "renamed".to_owned(),
+        ..partition(0)
+    };
+    assert_eq!(standing(inbox, &renamed).await.map(|at| at.next), Some(7));
+    let claims = [(renamed, Uuid::now_v7())];
+    let stored = inbox.claim_positions(&claims).await.unwrap()[0];
+    assert_eq!(stored.map(|stored| stored.next), Some(7));
+    let listed = inbox.positions().await.unwrap();
+    let sources: Vec<_> = listed.iter().map(|at| at.source.as_str()).collect();
+    assert_eq!(sources, ["renamed"]);
 }
 
 async fn batches_that_advance_the_same_positions_at_once_lose_nothing<I: Kept>(fresh: Fresh<I>) {
