@@ -145,6 +145,12 @@ pub trait Engine<Tx>: Send + Sync {
     /// If not, the sweeper looks again and again.
     fn announces(&self, message: &Message) -> bool;
 
+    /// Whether it answers [`Outcome::Hand`], or knows when somebody begins to wait: only such an engine is
+    /// asked to [`Engine::wake`] and to [`Engine::confirm`].
+    fn hands_over(&self) -> bool {
+        false
+    }
+
     /// Step 3: who waits for these, in the batch's order. Only a look: [`Matched::hand`] makes it true.
     ///
     /// # Errors
@@ -156,20 +162,29 @@ pub trait Engine<Tx>: Send + Sync {
     ) -> Result<Box<dyn Matched<Tx> + 'a>, DbError>;
 
     /// Rows of these routes that may go on now: those that only waited for the backlog, the oldest
-    /// first, and a free subscription joined with the first waiting row for it.
+    /// first, and a free subscription joined with the first waiting row for it. Only a look.
     ///
     /// # Errors
     /// The database's.
-    async fn wake(&self, tx: &mut Tx, routes: &[String], limit: i64)
-    -> Result<Vec<Woken>, DbError>;
+    async fn wake(
+        &self,
+        _tx: &mut Tx,
+        _routes: &[String],
+        _limit: i64,
+    ) -> Result<Vec<Woken>, DbError> {
+        Ok(Vec::new())
+    }
 
     /// Handed rows whose job is gone, with the proof from the same snapshot; their claims are released.
     ///
     /// # Errors
     /// The database's.
-    async fn confirm(&self, tx: &mut Tx, limit: i64) -> Result<Vec<Confirmed>, DbError>;
+    async fn confirm(&self, _tx: &mut Tx, _limit: i64) -> Result<Vec<Confirmed>, DbError> {
+        Ok(Vec::new())
+    }
 
-    /// Learns what changes slowly: deployed models, the backlog, what is blocked. Called every second or so.
+    /// Learns what changes slowly: deployed models, the backlog, what is blocked. Called every second or so;
+    /// only a look.
     ///
     /// # Errors
     /// The database's.

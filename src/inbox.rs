@@ -40,6 +40,8 @@ pub trait Inbox: Clone + Send + Sync + 'static {
     type Tx: Send;
 
     /// Begins a transaction with the session limits set (`PostgreSQL`: READ COMMITTED; `SQLite`: IMMEDIATE).
+    ///
+    /// Dropped, it is rolled back: so ends a mere look, which has nothing to commit.
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, DbError>> + Send;
 
     fn commit(&self, tx: Self::Tx) -> impl Future<Output = Result<(), DbError>> + Send;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
 use crate::http::{Board, status};
@@ -12,13 +12,22 @@ use crate::intake::Intake;
 use crate::metrics::{self, InboxGauges, InboxRows};
 use crate::shutdown::Shutdown;
 
-/// Engines: their backlog holds the intake back, so it is read often.
+/// Engines that have something to do: their backlog holds the intake back, so it is read often.
 const REFRESH: Duration = Duration::from_millis(500);
+/// Engines that have nothing to do; until the next look this node's own hand-overs are counted here.
+const REFRESH_IDLE: Duration = Duration::from_secs(2);
 /// Rows and nodes, for people and for Prometheus' scrapes.
-const COUNT_EVERY: u32 = 10;
+const COUNT: Duration = Duration::from_secs(5);
 
 /// A database that does not answer for so long is not ready.
 const SLOW: Duration = Duration::from_secs(5);
+
+/// Whether an engine has anything of ours to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Load {
+    Idle,
+    Busy,
+}
 
 /// One node's eyes.
 pub(super) struct Observer<I: Inbox> {
@@ -39,12 +48,13 @@ impl<I: Inbox> Observer<I> {
     pub async fn run(&self, shutdown: &Shutdown) {
         let mut gauges = InboxGauges::default();
         let mut strangers = BTreeSet::new();
-        let mut round: u32 = 0;
+        let mut count_at = Instant::now();
         loop {
             let look = self.intake.limited(async {
                 let engines = self.engines().await;
-                if round.is_multiple_of(COUNT_EVERY) {
+                if Instant::now() >= count_at {
                     self.rows_and_nodes(&mut gauges, &mut strangers).await?;
+                    count_at = Instant::now() + COUNT;
                 }
                 engines
             });
@@ -54,18 +64,23 @@ impl<I: Inbox> Observer<I> {
                     never = self.say_that_it_is_slow() => match never {},
                 }
             };
+            let mut pause = REFRESH;
             match shutdown.unless_draining(look).await {
                 None => return,
-                Some(Ok(())) => self.show_outage(),
+                Some(Ok(load)) => {
+                    self.show_outage();
+                    if load == Load::Idle {
+                        pause = REFRESH_IDLE;
+                    }
+                }
                 Some(Err(error)) => {
                     metrics::db_error(error.class.as_str());
                     self.board.set_not_ready("inbox", error.to_string());
                     tracing::debug!(%error, "the database is not observed");
                 }
             }
-            round = round.wrapping_add(1);
             if shutdown
-                .unless_draining(tokio::time::sleep(REFRESH))
+                .unless_draining(tokio::time::sleep(pause))
                 .await
                 .is_none()
             {
@@ -84,12 +99,15 @@ impl<I: Inbox> Observer<I> {
     }
 
     /// Each engine, whatever is the matter with another.
-    async fn engines(&self) -> Result<(), DbError> {
-        let mut worst = Ok(());
+    async fn engines(&self) -> Result<Load, DbError> {
+        let mut worst = Ok(Load::Idle);
         for engine in self.intake.engines() {
             let refreshed = self.refresh(&**engine).await;
             metrics::engine_up(engine.name(), refreshed.is_ok());
-            worst = refreshed.and(worst);
+            worst = match (refreshed, worst) {
+                (Ok(one), Ok(others)) => Ok(one.max(others)),
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            };
         }
         worst
     }
@@ -106,14 +124,16 @@ impl<I: Inbox> Observer<I> {
         }
     }
 
-    async fn refresh(&self, engine: &dyn Engine<I::Tx>) -> Result<(), DbError> {
-        let inbox = self.intake.inbox();
-        let mut tx = inbox.begin().await?;
+    async fn refresh(&self, engine: &dyn Engine<I::Tx>) -> Result<Load, DbError> {
+        let mut tx = self.intake.inbox().begin().await?;
         let state = engine.refresh(&mut tx).await?;
-        inbox.commit(tx).await?;
+        let load = match state.backlog {
+            0 => Load::Idle,
+            _ => Load::Busy,
+        };
         metrics::engine_backlog(engine.name(), state.backlog, state.blocked);
         self.board.set_engine(engine.name(), state);
-        Ok(())
+        Ok(load)
     }
 
     /// Says once of each route that has waiting rows and is not in this node's configuration: it was renamed

@@ -235,6 +235,10 @@ impl Engine<Tx> for CamundaTables {
         }
     }
 
+    fn hands_over(&self) -> bool {
+        true
+    }
+
     async fn look<'a>(
         &'a self,
         tx: &mut Tx,

@@ -176,18 +176,19 @@ fn no_answer() -> sqlx::Error {
     ))
 }
 
-/// One round trip begins and sets the limits; LOCAL, so that a pooler between does not matter.
+/// One round trip begins and sets the limits; local ones, so that a pooler between does not matter, and all
+/// in one statement, because idle nodes send little else.
 ///
 /// Plans are made anew for each execution: a plan that was made while the table was empty would read
 /// all of it for every batch, until the next ANALYZE.
 fn begin_statement(config: &InboxConfig) -> SqlStr {
     AssertSqlSafe(format!(
         "/* inbox.begin */ BEGIN ISOLATION LEVEL READ COMMITTED; \
-         SET LOCAL idle_in_transaction_session_timeout = {}; \
-         SET LOCAL lock_timeout = {}; \
-         SET LOCAL statement_timeout = {}; \
-         SET LOCAL synchronous_commit = {}; \
-         SET LOCAL plan_cache_mode = force_custom_plan",
+         SELECT set_config('idle_in_transaction_session_timeout', '{}', true), \
+         set_config('lock_timeout', '{}', true), \
+         set_config('statement_timeout', '{}', true), \
+         set_config('synchronous_commit', '{}', true), \
+         set_config('plan_cache_mode', 'force_custom_plan', true)",
         config.idle_in_transaction_timeout.as_ms(),
         config.lock_timeout.as_ms(),
         config.statement_timeout.as_ms(),

@@ -104,12 +104,8 @@ impl<I: Inbox> Intake<I> {
         let known: Vec<Known<'_>> = claims.iter().map(Known::now).collect();
         let looked = self.limited(async {
             let mut tx = self.inbox.begin().await?;
-            let judged = self
-                .judge(&mut tx, &known)
-                .await?
-                .map(|taken| taken.first().copied().cloned());
-            self.inbox.commit(tx).await?;
-            Ok(judged)
+            let judged = self.judge(&mut tx, &known).await?;
+            Ok(judged.map(|taken| taken.first().copied().cloned()))
         });
         match looked.await {
             Ok(Ok(None)) => None,

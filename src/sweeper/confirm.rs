@@ -19,7 +19,8 @@ impl<I: Inbox> Sweeper<I> {
     pub async fn confirm_round(&self) -> Result<Round, DbError> {
         let mut round = Round::Empty;
         let mut worst = Worst::default();
-        for engine in self.intake.engines() {
+        let engines = self.intake.engines();
+        for engine in engines.filter(|engine| engine.hands_over()) {
             let judged = self.intake.limited(Box::pin(self.confirm(&**engine))).await;
             let judged = worst.without(judged).unwrap_or(0);
             if judged == 0 {

@@ -29,13 +29,14 @@ impl<I: Inbox> Sweeper<I> {
     }
 
     async fn wake(&self, engine: &dyn Engine<I::Tx>) -> Result<Driven, DbError> {
+        if !engine.hands_over() {
+            return Ok(Driven::default());
+        }
         let inbox = self.intake.inbox();
         let look = async {
             let mut tx = inbox.begin().await?;
             let routes = self.routes_of(engine.name());
-            let woken = engine.wake(&mut tx, routes, self.limit()).await?;
-            inbox.commit(tx).await?;
-            Ok(woken)
+            engine.wake(&mut tx, routes, self.limit()).await
         };
         let woken = self.intake.limited(Box::pin(look)).await?;
         if woken.is_empty() {

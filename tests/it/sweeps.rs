@@ -168,6 +168,10 @@ impl Engine<Tx> for Broken {
         true
     }
 
+    fn hands_over(&self) -> bool {
+        true
+    }
+
     async fn look<'a>(
         &'a self,
         _: &mut Tx,

@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use super::Ground;
 use super::memory::Tally;
-use crate::engine::{Ask, Confirmed, Engine, EngineState, Matched, Missed, Outcome};
+use crate::engine::{Ask, Engine, EngineState, Matched, Missed, Outcome};
 use crate::finding::Finding;
 use crate::inbox::postgres::{PostgresInbox, Tx};
-use crate::inbox::{DbError, RowId, Woken};
+use crate::inbox::{DbError, RowId};
 use crate::intake::Intake;
 use crate::message::{Message, Undecodable};
 use crate::route::{Route, RouteConfig, Routes};
@@ -126,19 +126,6 @@ impl Engine<Tx> for Nowhere {
         Ok(Box::new(Taken(Outcome::Effect {
             process_instance_id: None,
         })))
-    }
-
-    async fn wake(
-        &self,
-        _tx: &mut Tx,
-        _routes: &[String],
-        _limit: i64,
-    ) -> Result<Vec<Woken>, DbError> {
-        Ok(Vec::new())
-    }
-
-    async fn confirm(&self, _tx: &mut Tx, _limit: i64) -> Result<Vec<Confirmed>, DbError> {
-        Ok(Vec::new())
     }
 
     async fn refresh(&self, _tx: &mut Tx) -> Result<EngineState, DbError> {

@@ -19,10 +19,10 @@ use sqlx::Executor as _;
 use sqlx::postgres::PgDatabaseError;
 
 use super::{Dialect, SqlConfig, Statements, Unprepared, missed, outcome};
-use crate::engine::{Ask, Confirmed, Engine, EngineState, Matched, Missed, Outcome};
+use crate::engine::{Ask, Engine, EngineState, Matched, Missed, Outcome};
 use crate::finding::{Finding, Mistake};
 use crate::inbox::postgres::Tx;
-use crate::inbox::{Class, DbError, RowId, Woken};
+use crate::inbox::{Class, DbError, RowId};
 use crate::message::{DeadReason, Message, Undecodable};
 
 use plan::{Plan, Values};
@@ -212,14 +212,6 @@ impl Engine<Tx> for SqlOnPostgres {
             plan,
             found,
         }))
-    }
-
-    async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<Woken>, DbError> {
-        Ok(Vec::new())
-    }
-
-    async fn confirm(&self, _: &mut Tx, _: i64) -> Result<Vec<Confirmed>, DbError> {
-        Ok(Vec::new())
     }
 
     async fn refresh(&self, tx: &mut Tx) -> Result<EngineState, DbError> {

@@ -13,9 +13,9 @@ use sqlx::{AssertSqlSafe, Executor as _, SqlSafeStr as _, SqlStr, Sqlite, Transa
 use super::statement::Statement;
 use super::{Dialect, SqlConfig, Statements};
 use super::{Unprepared, missed, outcome, parameter, step};
-use crate::engine::{Ask, Confirmed, Engine, EngineState, Matched, Missed, Outcome};
+use crate::engine::{Ask, Engine, EngineState, Matched, Missed, Outcome};
 use crate::finding::{Finding, Mistake};
-use crate::inbox::{Class, DbError, RowId, Woken};
+use crate::inbox::{Class, DbError, RowId};
 use crate::message::{Message, Undecodable, Value};
 
 /// The inbox's transaction.
@@ -176,14 +176,6 @@ impl Engine<Tx> for SqlOnSqlite {
             plan,
             found,
         }))
-    }
-
-    async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<Woken>, DbError> {
-        Ok(Vec::new())
-    }
-
-    async fn confirm(&self, _: &mut Tx, _: i64) -> Result<Vec<Confirmed>, DbError> {
-        Ok(Vec::new())
     }
 
     async fn refresh(&self, tx: &mut Tx) -> Result<EngineState, DbError> {

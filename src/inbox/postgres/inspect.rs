@@ -57,9 +57,9 @@ fn findings(inbox: &PostgresInbox, row: &PgRow) -> Result<Vec<Finding>, sqlx::Er
         "PostgreSQL {version}, own tables in schema {}",
         inbox.schema()
     ))];
-    if row.try_get::<i32, _>("version_number")? < 130_000 {
+    if row.try_get::<i32, _>("version_number")? < 140_000 {
         findings.push(Finding::error(
-            "PostgreSQL 13 is the oldest that is supported",
+            "PostgreSQL 14 is the oldest that is supported",
         ));
     }
     if row.try_get("standby")? {

@@ -185,7 +185,6 @@ pub(super) async fn counts(inbox: &PostgresInbox) -> Result<Vec<Count>, DbError>
         rows,
         oldest_age_seconds: inbox.within(step, oldest.fetch_one(&mut *tx)).await?,
     });
-    inbox.commit(tx).await?;
     Ok(counts)
 }
 
@@ -219,7 +218,6 @@ pub(super) async fn nodes(inbox: &PostgresInbox) -> Result<Vec<Node>, DbError> {
     let nodes = inbox
         .within("inbox.nodes", query.fetch_all(&mut *tx))
         .await?;
-    inbox.commit(tx).await?;
     Ok(nodes)
 }
 
@@ -260,7 +258,6 @@ pub(super) async fn list(
     let rows = inbox
         .within("inbox.list", query.fetch_all(&mut *tx))
         .await?;
-    inbox.commit(tx).await?;
     Ok(rows)
 }
 
