@@ -175,12 +175,13 @@ pub trait Engine<Tx>: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Handed rows whose job is gone, with the proof from the same snapshot; their claims are released.
+    /// Handed rows whose job is gone, with the proof from the same snapshot; their claims are released. `None`:
+    /// no job is gone, and there is nothing to commit.
     ///
     /// # Errors
     /// The database's.
-    async fn confirm(&self, _tx: &mut Tx, _limit: i64) -> Result<Vec<Confirmed>, DbError> {
-        Ok(Vec::new())
+    async fn confirm(&self, _tx: &mut Tx, _limit: i64) -> Result<Option<Vec<Confirmed>>, DbError> {
+        Ok(None)
     }
 
     /// Learns what changes slowly: deployed models, the backlog, what is blocked. Called every second or so;

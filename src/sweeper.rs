@@ -45,7 +45,7 @@ impl Default for SweeperConfig {
     fn default() -> Self {
         Self {
             busy_interval: Span::ms(50),
-            idle_interval: Span::secs(1),
+            idle_interval: Span::ms(1250),
             purge_interval: Span::secs(30),
             limit: 200,
             limit_bytes: Size::mib(16),

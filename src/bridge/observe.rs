@@ -15,7 +15,7 @@ use crate::shutdown::Shutdown;
 /// Engines that have something to do: their backlog holds the intake back, so it is read often.
 const REFRESH: Duration = Duration::from_millis(500);
 /// Engines that have nothing to do; until the next look this node's own hand-overs are counted here.
-const REFRESH_IDLE: Duration = Duration::from_secs(2);
+const REFRESH_IDLE: Duration = Duration::from_millis(2500);
 /// Rows and nodes, for people and for Prometheus' scrapes.
 const COUNT: Duration = Duration::from_secs(5);
 

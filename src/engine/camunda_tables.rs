@@ -276,7 +276,7 @@ impl Engine<Tx> for CamundaTables {
         Ok(rows)
     }
 
-    async fn confirm(&self, tx: &mut Tx, limit: i64) -> Result<Vec<Confirmed>, DbError> {
+    async fn confirm(&self, tx: &mut Tx, limit: i64) -> Result<Option<Vec<Confirmed>>, DbError> {
         let schema = self.schema(tx).await?;
         let assume_done = self.config.unproven == Some(Unproven::AssumeDone);
         let confirmed =

@@ -40,11 +40,9 @@ impl<I: Inbox> Sweeper<I> {
     async fn confirm(&self, engine: &dyn Engine<I::Tx>) -> Result<usize, DbError> {
         let inbox = self.intake.inbox();
         let mut tx = inbox.begin().await?;
-        let confirmed = engine.confirm(&mut tx, self.limit()).await?;
-        if confirmed.is_empty() {
-            inbox.commit(tx).await?;
+        let Some(confirmed) = engine.confirm(&mut tx, self.limit()).await? else {
             return Ok(0);
-        }
+        };
         crash_point!("confirm_read");
         let changes: Vec<Change> = confirmed.iter().map(change).collect();
         let changed = inbox.change(&mut tx, &changes).await?;

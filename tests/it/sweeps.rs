@@ -184,7 +184,7 @@ impl Engine<Tx> for Broken {
         Err(Self::error())
     }
 
-    async fn confirm(&self, _: &mut Tx, _: i64) -> Result<Vec<Confirmed>, DbError> {
+    async fn confirm(&self, _: &mut Tx, _: i64) -> Result<Option<Vec<Confirmed>>, DbError> {
         Err(Self::error())
     }
 

@@ -41,7 +41,7 @@ pub(super) async fn confirm(
     schema: &EngineSchema,
     assume_done: bool,
     limit: i64,
-) -> Result<Vec<Confirmed>, DbError> {
+) -> Result<Option<Vec<Confirmed>>, DbError> {
     // The lock comes first and the evidence is of the statement's snapshot, which is older: that is safe,
     // because a job that is gone never comes back and a claim is never reused under its id.
     let rows = sqlx::query(tables.sql(
@@ -93,8 +93,11 @@ pub(super) async fn confirm(
     .await
     .map_err(DbError::of("engine receipts"))?;
     release(tx, tables, engine, &rows).await?;
-    forget_starts(tx, tables, engine, limit).await?;
-    Ok(rows
+    let forgotten = forget_starts(tx, tables, engine, limit).await?;
+    if rows.is_empty() && forgotten == 0 {
+        return Ok(None);
+    }
+    let confirmed = rows
         .iter()
         .map(|row| {
             let seconds = |seconds: f64| Duration::from_secs_f64(seconds.max(0.0));
@@ -107,7 +110,8 @@ pub(super) async fn confirm(
                 overdue: receipt_ago.map(seconds),
             }
         })
-        .collect())
+        .collect();
+    Ok(Some(confirmed))
 }
 
 impl Evidence {
@@ -209,13 +213,14 @@ async fn release(
 }
 
 /// A start whose job is gone has run, or was deleted with its instance: nobody is early for it any more.
+/// Returns how many there were.
 async fn forget_starts(
     tx: &mut Tx,
     tables: &Tables,
     engine: &str,
     limit: i64,
-) -> Result<(), DbError> {
-    sqlx::query(tables.sql(
+) -> Result<u64, DbError> {
+    let forgotten = sqlx::query(tables.sql(
         "/* camunda_tables.forget_starts */
          WITH ran AS MATERIALIZED (
               SELECT s.process_instance_id
@@ -234,7 +239,7 @@ async fn forget_starts(
     .execute(&mut **tx)
     .await
     .map_err(DbError::of("forget starts"))?;
-    Ok(())
+    Ok(forgotten.rows_affected())
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ pub struct RabbitmqTls {
 }
 
 fn default_prefetch_count() -> NonZeroU16 {
-    NonZeroU16::new(1000).expect("1000 is not zero")
+    NonZeroU16::new(2000).expect("2000 is not zero")
 }
 fn default_prefetch() -> Size {
     Size::mib(32)

@@ -198,6 +198,7 @@ async fn a_node_that_was_frozen_while_it_confirmed_changes_nothing_when_it_is_ba
 
     let mut tx = frozen.inbox.begin().await.unwrap();
     let confirmed = frozen.engine.confirm(&mut tx, 10).await.unwrap();
+    let confirmed = confirmed.expect("the job is gone");
     assert!(matches!(confirmed[0].verdict, Verdict::Never { .. }));
     // The claim is locked, and the other node passes over it until the server ends the frozen session.
     eventually("the other node confirming it", LIMIT, async || {
