@@ -188,9 +188,43 @@ pub enum Property {
 
 /// What an expression found.
 enum Found<'a> {
-    Json(&'a serde_json::Value, Option<&'a RawValue>),
+    /// With the path to it in the payload; a literal has none.
+    Json(&'a serde_json::Value, Option<&'a JsonPath>),
     Text(Cow<'a, Text>),
     Number(i64),
+}
+
+/// A JSON value, and where its own text stands: looked up only where it can say more than the parsed value, because
+/// it costs another reading of the payload.
+#[derive(Clone, Copy)]
+struct Parsed<'a, 's> {
+    json: &'a serde_json::Value,
+    place: Option<(&'a Subject<'s>, &'a JsonPath)>,
+}
+
+impl<'a> Parsed<'a, '_> {
+    /// Of a number that 64 bits may not hold, and of what becomes JSON again.
+    fn own_text(self) -> Option<&'a RawValue> {
+        match self.json {
+            serde_json::Value::Number(number) if number.is_i64() => None,
+            serde_json::Value::Number(_)
+            | serde_json::Value::Array(_)
+            | serde_json::Value::Object(_) => {
+                let (subject, path) = self.place?;
+                let located = path.query_located(subject.json().ok()?);
+                let node = located.iter().next()?;
+                subject.raw_at(node.location())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl<'a> From<&'a serde_json::Value> for Parsed<'a, '_> {
+    /// Of no place in a payload.
+    fn from(json: &'a serde_json::Value) -> Self {
+        Self { json, place: None }
+    }
 }
 
 impl Expression {
@@ -207,12 +241,14 @@ impl Expression {
         let text = match found {
             Found::Number(number) => Some(number.to_string()),
             Found::Text(text) => Some(utf8(&text, self)?.to_owned()),
-            Found::Json(json, raw) => match json {
+            Found::Json(json, path) => match json {
                 serde_json::Value::Null => None,
                 serde_json::Value::String(text) => Some(text.clone()),
                 serde_json::Value::Bool(value) => Some(value.to_string()),
                 serde_json::Value::Number(number) => {
-                    Some(raw.map_or_else(|| number.to_string(), |raw| raw.get().trim().to_owned()))
+                    let place = path.map(|path| (subject, path));
+                    let own = Parsed { json, place }.own_text();
+                    Some(own.map_or_else(|| number.to_string(), |own| own.get().trim().to_owned()))
                 }
                 serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
                     return Err(mapping(format!(
@@ -246,7 +282,7 @@ impl Expression {
         match found {
             Found::Number(number) => match wanted {
                 None | Some(ValueType::Long) => Ok(Some(Value::Long(number))),
-                Some(wanted) => typed(&serde_json::Value::from(number), None, wanted)
+                Some(wanted) => typed((&serde_json::Value::from(number)).into(), wanted)
                     .map(Some)
                     .map_err(|what| wrong(&what)),
             },
@@ -255,16 +291,20 @@ impl Expression {
                     return Ok(Some(Value::Bytes(text.as_bytes().to_vec())));
                 }
                 let json = serde_json::Value::from(utf8(&text, self)?);
-                typed(&json, None, wanted.unwrap_or(ValueType::String))
+                typed((&json).into(), wanted.unwrap_or(ValueType::String))
                     .map(Some)
                     .map_err(|what| wrong(&what))
             }
-            Found::Json(json, raw) => match wanted {
-                Some(wanted) => typed(json, raw, wanted),
-                None => inferred(json, raw),
+            Found::Json(json, path) => {
+                let place = path.map(|path| (subject, path));
+                let parsed = Parsed { json, place };
+                match wanted {
+                    Some(wanted) => typed(parsed, wanted),
+                    None => inferred(parsed),
+                }
+                .map(Some)
+                .map_err(|what| wrong(&what))
             }
-            .map(Some)
-            .map_err(|what| wrong(&what)),
         }
     }
 
@@ -284,19 +324,7 @@ impl Expression {
                         "{self} finds several values, expected one"
                     )));
                 }
-                // Only where text can say more than a parsed value: numbers, and what becomes JSON again.
-                let raw = match json {
-                    serde_json::Value::Number(number) if number.is_i64() => None,
-                    serde_json::Value::Number(_)
-                    | serde_json::Value::Array(_)
-                    | serde_json::Value::Object(_) => {
-                        let located = path.query_located(payload);
-                        let node = located.iter().next();
-                        node.and_then(|node| subject.raw_at(node.location()))
-                    }
-                    _ => None,
-                };
-                Ok(Some(Found::Json(json, raw)))
+                Ok(Some(Found::Json(json, Some(path))))
             }
         }
     }
@@ -364,33 +392,38 @@ impl ValueType {
 }
 
 /// The type that the JSON type suggests.
-fn inferred(json: &serde_json::Value, raw: Option<&RawValue>) -> Result<Value, String> {
-    match json {
+fn inferred(parsed: Parsed<'_, '_>) -> Result<Value, String> {
+    match parsed.json {
         serde_json::Value::Null => Ok(Value::Null),
-        serde_json::Value::Bool(_) => typed(json, raw, ValueType::Boolean),
-        serde_json::Value::String(_) => typed(json, raw, ValueType::String),
+        serde_json::Value::Bool(_) => typed(parsed, ValueType::Boolean),
+        serde_json::Value::String(_) => typed(parsed, ValueType::String),
         serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
-            typed(json, raw, ValueType::Json)
+            typed(parsed, ValueType::Json)
         }
         serde_json::Value::Number(number) => {
-            let whole = raw.is_none_or(|raw| !raw.get().contains(['.', 'e', 'E']));
-            match number.as_i64() {
-                Some(long) => Ok(i32::try_from(long).map_or(Value::Long(long), Value::Integer)),
-                None if whole && (raw.is_some() || !number.is_f64()) => Err(
-                    "a whole number beyond 64 bits (map it as string, double or json)".to_owned(),
-                ),
-                None => typed(json, raw, ValueType::Double),
+            if let Some(long) = number.as_i64() {
+                return Ok(i32::try_from(long).map_or(Value::Long(long), Value::Integer));
             }
+            // Without a fraction it may be a whole number that only became a double because it is so long.
+            let is_fraction = number.as_f64().is_some_and(|double| double.fract() != 0.0);
+            let is_whole = !is_fraction
+                && match parsed.own_text() {
+                    Some(own) => !own.get().contains(['.', 'e', 'E']),
+                    None => !number.is_f64(),
+                };
+            if is_whole {
+                return Err(
+                    "a whole number beyond 64 bits (map it as string, double or json)".to_owned(),
+                );
+            }
+            typed(parsed, ValueType::Double)
         }
     }
 }
 
-fn typed(
-    json: &serde_json::Value,
-    raw: Option<&RawValue>,
-    wanted: ValueType,
-) -> Result<Value, String> {
+fn typed(parsed: Parsed<'_, '_>, wanted: ValueType) -> Result<Value, String> {
     use serde_json::Value as Json;
+    let json = parsed.json;
     let wrong = || kind(json).to_owned();
     let long = || match json {
         Json::Number(number) => number
@@ -426,7 +459,8 @@ fn typed(
             .ok_or_else(wrong),
         (ValueType::String, Json::String(text)) => Ok(Value::String(text.clone())),
         (ValueType::String | ValueType::Json, _) => Ok({
-            let text = raw.map_or_else(|| json.to_string(), |raw| raw.get().to_owned());
+            let own = parsed.own_text();
+            let text = own.map_or_else(|| json.to_string(), |own| own.get().to_owned());
             match wanted {
                 ValueType::Json => Value::Json(text),
                 _ => Value::String(text),
