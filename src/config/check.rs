@@ -231,7 +231,31 @@ impl Check<'_> {
         }
     }
 
+    /// Two Kafka sources of one group read different topics.
+    fn groups(&mut self) {
+        let kafkas: Vec<_> = self
+            .draft
+            .sources
+            .iter()
+            .filter_map(|(name, config)| Some((name, config.as_ref()?.kafka.as_ref()?)))
+            .collect();
+        for (index, (name, kafka)) in kafkas.iter().enumerate() {
+            let shared = kafkas[..index]
+                .iter()
+                .find_map(|(other, config)| Some((other, kafka.shared_topic(config)?)));
+            if let Some((other, topic)) = shared {
+                let group = &kafka.group_id;
+                let what = format!(
+                    "source {other:?} reads {topic:?} with the group {group:?}, too: expected a group of its own, \
+                     because what is stored of a partition is kept for its group"
+                );
+                self.error(&["sources", name, "kafka", "group_id"], what);
+            }
+        }
+    }
+
     fn sources(&mut self) {
+        self.groups();
         if self.draft.sources.is_empty() {
             self.warning(&["sources"], "there is no source: nothing will arrive");
         }

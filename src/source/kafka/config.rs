@@ -172,8 +172,35 @@ impl KafkaConfig {
         if self.prefetch.0 < 64 * 1024 || self.prefetch > Size::mib(2048) {
             mistakes.push(Mistake::new("prefetch", "expected between 64KiB and 2GiB"));
         }
+        if self.statistics_interval.0.is_zero() {
+            mistakes.push(Mistake::new(
+                "statistics_interval",
+                "expected more than nothing: what is committed is learned from it",
+            ));
+        }
         mistakes.extend(self.mistaken_options());
         mistakes
+    }
+
+    /// The topic, or pattern, that this source and another of the same group may both read.
+    ///
+    /// A position belongs to the group: where two sources share it, a partition that goes from one to the other takes
+    /// other routes, and two clusters that were given one id would share the positions of both.
+    pub fn shared_topic<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
+        if self.group_id != other.group_id {
+            return None;
+        }
+        let may_meet =
+            |one: &str, two: &str| match (pattern::is_pattern(one), pattern::is_pattern(two)) {
+                (false, false) => one == two,
+                (true, false) => !pattern::matching(one, std::iter::once(two)).is_empty(),
+                (false, true) => !pattern::matching(two, std::iter::once(one)).is_empty(),
+                // What two patterns have in common nobody can say.
+                (true, true) => true,
+            };
+        let mut ours = self.topics.iter();
+        ours.find(|one| other.topics.iter().any(|two| may_meet(one, two)))
+            .map(String::as_str)
     }
 
     fn mistaken_names(&self) -> Vec<Mistake> {
@@ -347,6 +374,33 @@ mod tests {
     }
 
     #[test]
+    fn sources_of_one_group_share_what_a_name_or_a_pattern_lets_them_both_read() {
+        let reads = |group: &str, topics: &[&str]| KafkaConfig {
+            group_id: group.to_owned(),
+            topics: topics.iter().map(ToString::to_string).collect(),
+            ..config("")
+        };
+        for (one, two, shared) in [
+            (&["a", "b"][..], &["c", "b"][..], Some("b")),
+            (&["a"], &["b"], None),
+            (&["^a.*"], &["b", "ab"], Some("^a.*")),
+            (&["^a.*"], &["b"], None),
+            (&["ab"], &["^a.*"], Some("ab")),
+            (&["^a"], &["^b"], Some("^a")),
+        ] {
+            let (one, two) = (reads("g", one), reads("g", two));
+            assert_eq!(
+                one.shared_topic(&two),
+                shared,
+                "{:?} {:?}",
+                one.topics,
+                two.topics
+            );
+            assert_eq!(one.shared_topic(&reads("other", &["b"])), None);
+        }
+    }
+
+    #[test]
     fn a_refused_option_does_not_repeat_its_value() {
         let config = config("[librdkafka_options]\n'ssl.keystore.passwort' = 'hunter2'");
         let mistakes = config.validate();
@@ -366,6 +420,7 @@ mod tests {
             ("[tls]\nverify_certificate = false", "tls.verify_hostname"),
             ("max_poll_interval = '5s'", "max_poll_interval"),
             ("prefetch = '1KiB'", "prefetch"),
+            ("statistics_interval = '0s'", "statistics_interval"),
         ] {
             assert_eq!(paths(&config(more)), [path], "{more}");
         }

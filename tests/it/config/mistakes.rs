@@ -216,6 +216,13 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
         &[("[inbox]", "[intake]\nmax_batch = 65536\n[inbox]")],
     ),
     (
+        "two sources of one group that read one topic",
+        &[(
+            "[sources.orders.kafka]",
+            "[sources.again.kafka]\nbootstrap_servers = \"localhost:9092\"\ntopics = [\"orders\"]\ngroup_id = \"sluice\"\n[sources.orders.kafka]",
+        )],
+    ),
+    (
         "a source of no broker",
         &[(
             "[sources.orders.kafka]\nbootstrap_servers = \"localhost:9092\"\ntopics = [\"orders\"]\ngroup_id = \"sluice\"",
