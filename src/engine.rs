@@ -147,9 +147,7 @@ pub trait Engine<Tx>: Send + Sync {
 
     /// Whether it answers [`Outcome::Hand`], or knows when somebody begins to wait: only such an engine is
     /// asked to [`Engine::wake`] and to [`Engine::confirm`].
-    fn hands_over(&self) -> bool {
-        false
-    }
+    fn hands_over(&self) -> bool;
 
     /// Step 3: who waits for these, in the batch's order. Only a look: [`Matched::hand`] makes it true.
     ///
@@ -184,8 +182,8 @@ pub trait Engine<Tx>: Send + Sync {
         Ok(None)
     }
 
-    /// Learns what changes slowly: deployed models, the backlog, what is blocked. Called every second or so;
-    /// only a look.
+    /// Learns what changes slowly: deployed models, the backlog, what is blocked. Called every
+    /// half second while there is something to do; only a look.
     ///
     /// # Errors
     /// The database's.

@@ -22,7 +22,7 @@ pub use advance::Behind;
 pub use redrive::Driven;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -93,6 +93,8 @@ pub struct Intake<I: Inbox> {
     config: IntakeConfig,
     /// Something was handed: confirm may look.
     handed: Notify,
+    /// Transactions that may have handed something.
+    commits: AtomicU64,
     /// Batches that wait for the database; a drain does not wait with them.
     stalled: AtomicUsize,
     /// Why nothing can be stored now.
@@ -136,6 +138,7 @@ impl<I: Inbox> Intake<I> {
             node,
             config,
             handed: Notify::new(),
+            commits: AtomicU64::new(0),
             stalled: AtomicUsize::new(0),
             outage: Mutex::new(None),
         }
@@ -150,6 +153,16 @@ impl<I: Inbox> Intake<I> {
     fn set_outage(&self, why: Option<String>) {
         let outage = self.outage.lock();
         *outage.unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// How many commits may have handed something, so far.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    fn committed(&self) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.handed.notify_one();
     }
 
     /// Notified after a commit that may have handed something.
@@ -263,7 +276,7 @@ impl<I: Inbox> Intake<I> {
             step.claim.commit(step.offsets.clone());
         }
         crash_point!("after_commit");
-        self.handed.notify_one();
+        self.committed();
         Ok(Ok(fates))
     }
 

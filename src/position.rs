@@ -1,4 +1,4 @@
-//! How far a source has come in a partition, as the inbox keeps it beside the rows: plain words that the
+//! How far a consumer group has come in a partition, as the inbox keeps it beside the rows: plain words that the
 //! sources, the intake and the inbox share, so that neither side knows the other.
 //!
 //! A database that is restored or fails over to an older state has lost rows whose records are
@@ -21,7 +21,7 @@ pub struct Partition {
     pub group_id: String,
     pub topic: String,
     pub number: i32,
-    /// As in `[sources.NAME]`.
+    /// As in `[sources.NAME]`; last, so that it says nothing in the order in which positions are locked.
     pub source: String,
 }
 

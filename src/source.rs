@@ -69,7 +69,7 @@ impl Limits {
     }
 }
 
-/// What the inbox knows about how far a source has come: the one thing that a source may ask of it.
+/// What the inbox knows about how far its group has come: the one thing that a source may ask of it.
 ///
 /// Each call is one transaction; an error says that it may be tried again later.
 #[async_trait]

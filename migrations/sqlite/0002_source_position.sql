@@ -1,4 +1,4 @@
--- How far each source has come in each partition, beside the rows, so that a file that was restored says
+-- How far each consumer group has come in each partition, beside the rows, so that a file that was restored says
 -- where to read again.
 
 CREATE TABLE source_position (

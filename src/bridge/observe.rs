@@ -14,7 +14,7 @@ use crate::shutdown::Shutdown;
 
 /// Engines that have something to do: their backlog holds the intake back, so it is read often.
 const REFRESH: Duration = Duration::from_millis(500);
-/// Engines that have nothing to do; until the next look this node's own hand-overs are counted here.
+/// Engines that have nothing to do, while this node gives them nothing.
 const REFRESH_IDLE: Duration = Duration::from_millis(2500);
 /// Rows and nodes, for people and for Prometheus' scrapes.
 const COUNT: Duration = Duration::from_secs(5);
@@ -27,6 +27,36 @@ const SLOW: Duration = Duration::from_secs(5);
 enum Load {
     Idle,
     Busy,
+}
+
+/// How long nobody needs to look again.
+struct Rest {
+    until: Instant,
+    /// The intake's commits when it began: with another one there may be something to do.
+    commits: u64,
+}
+
+impl Rest {
+    fn none() -> Self {
+        Self {
+            until: Instant::now(),
+            commits: 0,
+        }
+    }
+
+    fn after(load: Load, commits: u64) -> Self {
+        match load {
+            Load::Busy => Self::none(),
+            Load::Idle => Self {
+                until: Instant::now() + REFRESH_IDLE,
+                commits,
+            },
+        }
+    }
+
+    fn is_over(&self, commits: u64) -> bool {
+        commits != self.commits || Instant::now() >= self.until
+    }
 }
 
 /// One node's eyes.
@@ -49,38 +79,42 @@ impl<I: Inbox> Observer<I> {
         let mut gauges = InboxGauges::default();
         let mut strangers = BTreeSet::new();
         let mut count_at = Instant::now();
+        let mut rest = Rest::none();
         loop {
-            let look = self.intake.limited(async {
-                let engines = self.engines().await;
-                if Instant::now() >= count_at {
-                    self.rows_and_nodes(&mut gauges, &mut strangers).await?;
-                    count_at = Instant::now() + COUNT;
-                }
-                engines
-            });
-            let look = async {
-                tokio::select! {
-                    looked = look => looked,
-                    never = self.say_that_it_is_slow() => match never {},
-                }
-            };
-            let mut pause = REFRESH;
-            match shutdown.unless_draining(look).await {
-                None => return,
-                Some(Ok(load)) => {
-                    self.show_outage();
-                    if load == Load::Idle {
-                        pause = REFRESH_IDLE;
+            let commits = self.intake.commits();
+            if rest.is_over(commits) {
+                let look = self.intake.limited(async {
+                    let engines = self.engines().await;
+                    if Instant::now() >= count_at {
+                        count_at = Instant::now() + COUNT;
+                        self.rows_and_nodes(&mut gauges, &mut strangers).await?;
                     }
-                }
-                Some(Err(error)) => {
-                    metrics::db_error(error.class.as_str());
-                    self.board.set_not_ready("inbox", error.to_string());
-                    tracing::debug!(%error, "the database is not observed");
-                }
+                    engines
+                });
+                let look = async {
+                    tokio::select! {
+                        looked = look => looked,
+                        never = self.say_that_it_is_slow() => match never {},
+                    }
+                };
+                rest = match shutdown.unless_draining(look).await {
+                    None => return,
+                    Some(Ok(load)) => {
+                        self.show_outage();
+                        Rest::after(load, commits)
+                    }
+                    Some(Err(error)) => {
+                        metrics::db_error(error.class.as_str());
+                        self.board.set_not_ready("inbox", error.to_string());
+                        tracing::debug!(%error, "the database is not observed");
+                        Rest::none()
+                    }
+                };
+            } else {
+                self.show_outage();
             }
             if shutdown
-                .unless_draining(tokio::time::sleep(pause))
+                .unless_draining(tokio::time::sleep(REFRESH))
                 .await
                 .is_none()
             {

@@ -92,7 +92,7 @@ pub struct RowView {
     pub envelope: Option<serde_json::Value>,
 }
 
-/// How far a source has come in a partition, as an operator sees it.
+/// How far a consumer group has come in a partition, as an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PositionView {
     pub source: String,

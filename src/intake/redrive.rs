@@ -120,7 +120,7 @@ impl<I: Inbox> Intake<I> {
         }
         // 6 commit
         self.inbox.commit(tx).await?;
-        self.handed.notify_one();
+        self.committed();
         let mut driven = Driven {
             taken: drives.len(),
             moved: 0,

@@ -19,8 +19,7 @@ impl<I: Inbox> Sweeper<I> {
     pub async fn confirm_round(&self) -> Result<Round, DbError> {
         let mut round = Round::Empty;
         let mut worst = Worst::default();
-        let engines = self.intake.engines();
-        for engine in engines.filter(|engine| engine.hands_over()) {
+        for engine in self.intake.engines() {
             let judged = self.intake.limited(Box::pin(self.confirm(&**engine))).await;
             let judged = worst.without(judged).unwrap_or(0);
             if judged == 0 {
@@ -38,6 +37,9 @@ impl<I: Inbox> Sweeper<I> {
 
     /// The same for one engine: one transaction. Returns how many were judged.
     async fn confirm(&self, engine: &dyn Engine<I::Tx>) -> Result<usize, DbError> {
+        if !engine.hands_over() {
+            return Ok(0);
+        }
         let inbox = self.intake.inbox();
         let mut tx = inbox.begin().await?;
         let Some(confirmed) = engine.confirm(&mut tx, self.limit()).await? else {

@@ -118,6 +118,10 @@ impl Engine<Tx> for Nowhere {
         false
     }
 
+    fn hands_over(&self) -> bool {
+        false
+    }
+
     async fn look<'a>(
         &'a self,
         _tx: &mut Tx,

@@ -184,6 +184,10 @@ impl Engine<Tx> for SqlOnPostgres {
         false
     }
 
+    fn hands_over(&self) -> bool {
+        false
+    }
+
     async fn look<'a>(
         &'a self,
         tx: &mut Tx,

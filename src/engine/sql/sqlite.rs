@@ -158,6 +158,10 @@ impl Engine<Tx> for SqlOnSqlite {
         false
     }
 
+    fn hands_over(&self) -> bool {
+        false
+    }
+
     async fn look<'a>(
         &'a self,
         tx: &mut Tx,

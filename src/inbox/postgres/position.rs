@@ -1,4 +1,4 @@
-//! Statements on positions: how far each source has come in each partition.
+//! Statements on positions: how far each consumer group has come in each partition.
 //!
 //! Invariant: a batch finds a position by its claim alone, so that one of an earlier assignment, or of a
 //! database that has forgotten the claim, changes nothing.
@@ -109,16 +109,21 @@ fn multirange(advance: &Advance) -> String {
     text + "}"
 }
 
-/// In one transaction, in the order of the partitions, so that two claims of the same cannot deadlock.
+/// The places of these in the order of their partitions, so that two who lock the same cannot deadlock.
+fn in_order<T>(all: &[T], partition: impl Fn(&T) -> &Partition) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by_key(|&index| partition(&all[index]));
+    order
+}
+
+/// In one transaction.
 pub(super) async fn claim(
     inbox: &PostgresInbox,
     claims: &[(Partition, Uuid)],
 ) -> Result<Vec<Option<Stored>>, DbError> {
     let mut tx = inbox.begin().await?;
     let mut stored = vec![None; claims.len()];
-    let mut order: Vec<usize> = (0..claims.len()).collect();
-    order.sort_by_key(|&index| &claims[index].0);
-    for index in order {
+    for index in in_order(claims, |(partition, _)| partition) {
         let (partition, claim) = &claims[index];
         let query = of(&inbox.inner.position.claim, partition)
             .bind(claim)
@@ -148,18 +153,18 @@ pub(super) async fn begin(
     beginnings: &[Beginning],
 ) -> Result<Vec<Option<i64>>, DbError> {
     let mut tx = inbox.begin().await?;
-    let mut epochs = Vec::with_capacity(beginnings.len());
-    for beginning in beginnings {
+    let mut epochs = vec![None; beginnings.len()];
+    for index in in_order(beginnings, |beginning| &beginning.partition) {
+        let beginning = &beginnings[index];
         let query = of(&inbox.inner.position.begin, &beginning.partition)
             .bind(beginning.claim)
             .bind(beginning.at)
             .bind(beginning.mark.map(|mark| mark.offset))
             .bind(beginning.mark.map(|mark| mark.at_ms))
             .try_map(|row: PgRow| row.try_get("epoch"));
-        let epoch = inbox
+        epochs[index] = inbox
             .within("inbox.begin_position", query.fetch_optional(&mut *tx))
             .await?;
-        epochs.push(epoch);
     }
     inbox.commit(tx).await?;
     Ok(epochs)

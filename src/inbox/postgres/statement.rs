@@ -66,7 +66,24 @@ pub(super) use statements;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever name is let in ends where its quotes end.
+        #[test]
+        fn a_name_that_is_let_in_stays_inside_its_quotes(
+            name in prop_oneof![any::<String>(), "[a-z_][a-z0-9_]{0,70}[\"';.\\\\ \\PC]{0,2}"]
+        ) {
+            if let Ok(schema) = Schema::new(&name) {
+                let text = schema.sql("SELECT 1 FROM {s}.inbox");
+                let within = text.as_str().split('"').collect::<Vec<_>>();
+                prop_assert_eq!(within, ["SELECT 1 FROM ", name.as_str(), ".inbox"]);
+                prop_assert!((1..=63).contains(&name.len()));
+            }
+        }
+    }
 
     #[test]
     fn only_an_identifier_is_a_schema() {

@@ -1,4 +1,4 @@
-//! Statements on positions: how far each source has come in each partition.
+//! Statements on positions: how far each consumer group has come in each partition.
 //!
 //! What PostgreSQL does with its ranges is done in Rust here: there is one writer, so that what was read is
 //! still true when it is written. Invariant: a batch finds a position by its claim alone.

@@ -92,7 +92,7 @@ impl Context {
             partitions.set_partition_offset(&at.topic, at.partition, offset)?;
             let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
             if opening.is_forgotten {
-                state.commit_again(Instant::now());
+                state.commit_by(Instant::now());
             }
             state.assignment.begin(opening, incarnation);
         }
@@ -162,7 +162,7 @@ impl Context {
     fn committed(&self, topic: &str, partition: i32, offset: i64) {
         let mut state = self.shared.state();
         state.assignment.confirmed(topic, partition, offset);
-        if !state.commits_again() && !state.assignment.unconfirmed().is_empty() {
+        if !state.is_commit_planned() && !state.assignment.unconfirmed().is_empty() {
             state.commit_failed();
         }
     }

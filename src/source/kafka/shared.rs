@@ -47,7 +47,8 @@ pub(super) struct State {
     /// When bytes of a broker came last, as far as the client has told.
     pub heard_at: Option<Instant>,
     committed_at: Option<Instant>,
-    commit_again_at: Option<Instant>,
+    /// When what is finished is to be committed, unless a commit comes before.
+    commit_at: Option<Instant>,
 }
 
 /// How far a stream is.
@@ -133,7 +134,7 @@ impl State {
         if let Some(at) = self.committed_at.map(|at| at + COMMIT_PAUSE)
             && now < at
         {
-            self.commit_again(at);
+            self.commit_by(at);
             return Ok(());
         }
         let finished = self.assignment.unconfirmed();
@@ -144,28 +145,29 @@ impl State {
             return Err(KafkaError::Canceled);
         };
         self.committed_at = Some(now);
+        self.commit_at = None;
         consumer.commit(&list(&finished)?, CommitMode::Async)
     }
 
     pub(super) fn commit_failed(&mut self) {
-        self.commit_again(Instant::now() + COMMIT_AGAIN);
+        self.commit_by(Instant::now() + COMMIT_AGAIN);
     }
 
     /// Then, or when something else wants it earlier.
-    pub(super) fn commit_again(&mut self, at: Instant) {
-        self.commit_again_at = Some(self.commit_again_at.map_or(at, |wanted| wanted.min(at)));
+    pub(super) fn commit_by(&mut self, at: Instant) {
+        self.commit_at = Some(self.commit_at.map_or(at, |wanted| wanted.min(at)));
     }
 
-    pub(super) fn commits_again(&self) -> bool {
-        self.commit_again_at.is_some()
+    pub(super) fn is_commit_planned(&self) -> bool {
+        self.commit_at.is_some()
     }
 
-    /// Commits what is due to be committed.
+    /// Makes the commit that was put off, or failed, when its time has come.
     pub(super) fn commit_due(&mut self, now: Instant) {
-        if self.commit_again_at.is_none_or(|at| now < at) {
+        if self.commit_at.is_none_or(|at| now < at) {
             return;
         }
-        self.commit_again_at = None;
+        self.commit_at = None;
         if self.commit_finished().is_err() {
             self.commit_failed();
         }
