@@ -139,16 +139,13 @@ other_settings() {
   done <"$dir/settings"
 }
 
-# Starts no process of its own: a PostgreSQL has a hundred, and each is asked about.
+# Starts no process of its own: a PostgreSQL has a hundred, and each is asked about. One line is read at once; of
+# several, one could be missed when the process's name, which stands before, changes with an exec in between.
 alive() {
-  local key value rest
-  while read -r key value rest; do
-    if [[ $key == State: ]]; then
-      [[ $value != Z && $value != X ]]
-      return
-    fi
-  done 2>/dev/null <"/proc/$1/status"
-  return 1
+  local stat
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+  stat=${stat##*) }
+  [[ ${stat:0:1} != [ZX] ]]
 }
 
 # A stale file of an earlier boot may name a stranger's pid, hence the look at the command line.
