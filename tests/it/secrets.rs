@@ -89,7 +89,7 @@ async fn planted() -> Planted {
         let (servers, topic) = (topic.bootstrap(), topic.name());
         format!(
             "[sources.{name}.kafka]\nbootstrap_servers = \"{servers}\"\ntopics = [\"{topic}\"]\n\
-             group_id = \"secrets\"\nconnect_timeout = \"2s\"\n{more}"
+             group_id = \"secrets-{name}\"\nconnect_timeout = \"2s\"\n{more}"
         )
     };
     let plain = format!(
