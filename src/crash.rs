@@ -32,9 +32,10 @@ pub use armed::pass;
 
 #[cfg(feature = "crash_points")]
 mod armed {
-    use std::process::Command;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    use nix::sys::signal::{Signal, raise};
 
     static CRASH: LazyLock<Option<Switch>> = LazyLock::new(|| Switch::read("SLUICE_CRASH_AT"));
     static STOP: LazyLock<Option<Switch>> = LazyLock::new(|| Switch::read("SLUICE_STOP_AT"));
@@ -73,9 +74,9 @@ mod armed {
         }
         if STOP.as_ref().is_some_and(|switch| switch.is_due(point)) {
             tracing::warn!(point, "crash point reached, stopping");
-            // The caller waits for this child, so it is stopped before it takes another step.
-            let pid = std::process::id().to_string();
-            if let Err(cause) = Command::new("kill").args(["-STOP", &pid]).status() {
+            // By a signal to this very thread, which so takes no further step. One to the process may find
+            // another thread first, and until that one is scheduled, this one goes on.
+            if let Err(cause) = raise(Signal::SIGSTOP) {
                 tracing::error!(%cause, "the process cannot be stopped");
             }
             tracing::warn!(point, "going on");
