@@ -142,6 +142,7 @@ impl Run<'_> {
         let waiting = eventually("everything being done", DRAIN * 2, settled);
         if tokio::time::timeout(DRAIN, waiting).await.is_err() {
             say(&format!("not everything was done within {DRAIN:?}"));
+            self.world.tell().await;
             return;
         }
         join_all(

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use super::node::Node;
 use super::proxy::Link;
 use super::schedule::Far;
+use crate::crash::say;
 use crate::crash::shop::{Entrance, Shop};
 use crate::rig::{QueueKind, Server, SmallDisk};
 
@@ -115,6 +116,39 @@ impl World {
             group: Mutex::new(()),
             disk,
             database: Mutex::new(database),
+        }
+    }
+
+    /// Says what came in of each source, and what each daemon thinks of itself.
+    pub async fn tell(&self) {
+        let rows = "SELECT source, state, coalesce(reason, ''), count(*)
+                      FROM inbox GROUP BY 1, 2, 3 ORDER BY 1, 2, 3";
+        let rows: Result<Vec<(String, String, String, i64)>, _> =
+            sqlx::query_as(rows).fetch_all(&self.shop.inbox).await;
+        say(&format!("the inbox: {rows:?}"));
+        for node in &self.nodes {
+            let Some((_, status)) = node.lock().await.daemon.get("/api/status").await else {
+                say("a daemon does not answer");
+                continue;
+            };
+            let status: serde_json::Value = serde_json::from_str(&status).expect("it is JSON");
+            for part in ["node", "readiness", "engines", "problems"] {
+                say(&format!("{part}: {}", status[part]));
+            }
+            for source in status["sources"].as_array().into_iter().flatten() {
+                let facts = [
+                    "name",
+                    "connected",
+                    "paused",
+                    "lag",
+                    "reconnects",
+                    "last_error",
+                ];
+                say(&format!(
+                    "source: {:?}",
+                    facts.map(|fact| source[fact].to_string())
+                ));
+            }
         }
     }
 
