@@ -78,7 +78,7 @@ impl Breaking<'_> {
                 let _permit = self.begin(fault).await;
                 database.stop().await;
                 tokio::time::sleep(fault.lasts).await;
-                come_back(&database).await;
+                database.start().await;
             }
             Kind::DiskFull => {
                 let _database = database.lock().await;
@@ -160,7 +160,13 @@ impl Breaking<'_> {
         let _permit = self.begin(fault).await;
         server.kill().await;
         tokio::time::sleep(fault.lasts).await;
-        come_back(&server).await;
+        // An engine node ends when its database is away at that moment; whoever runs one starts it again.
+        for _ in 1..STARTS {
+            if server.try_start().await.is_ok() {
+                return;
+            }
+        }
+        server.start().await;
     }
 
     async fn freeze(&self, server: &Mutex<Server>, fault: Fault) {
@@ -186,19 +192,4 @@ impl Breaking<'_> {
         ));
         permit.expect("it is never closed")
     }
-}
-
-/// An engine node ends when its database is away at that moment, and a loaded machine may end any start; whoever
-/// runs a server starts it again.
-async fn come_back(server: &Server) {
-    for _ in 1..STARTS {
-        match server.try_start().await {
-            Ok(()) => return,
-            Err(why) => say(&format!(
-                "started again: {}",
-                why.lines().last().unwrap_or_default()
-            )),
-        }
-    }
-    server.start().await;
 }
