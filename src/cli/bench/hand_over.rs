@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use futures_util::future::try_join_all;
 
 use super::Bench;
@@ -126,22 +126,16 @@ struct Trial {
 impl Trial {
     /// Tries each combination for a while; what is returned is to be measured in turns.
     async fn best(bench: &Bench, process: &Process, kind: Kind) -> anyhow::Result<Self> {
-        let mut best: Option<(f64, usize, usize)> = None;
-        for batch in BATCHES {
-            for connections in CONNECTIONS {
-                let trial = Self {
-                    batch,
-                    connections,
-                    duration: bench.duration / 8,
-                    most: MOST_PER_SECOND,
-                };
-                let rate = trial.run(bench, process, kind).await?.per_second();
-                if best.is_none_or(|(most, ..)| rate > most) {
-                    best = Some((rate, batch, connections));
-                }
-            }
-        }
-        let (rate, batch, connections) = best.context("something was tried")?;
+        let try_out = async |batch, connections| {
+            let trial = Self {
+                batch,
+                connections,
+                duration: bench.duration / 8,
+                most: MOST_PER_SECOND,
+            };
+            Ok(trial.run(bench, process, kind).await?.per_second())
+        };
+        let (rate, batch, connections) = rate::best(&BATCHES, &CONNECTIONS, try_out).await?;
         Ok(Self {
             batch,
             connections,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use futures_util::future::try_join_all;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::{AssertSqlSafe, SqlStr};
@@ -88,24 +88,19 @@ struct Raw {
 impl Raw {
     /// Tries each combination for a while.
     async fn best(bench: &Bench) -> anyhow::Result<Self> {
-        let mut best: Option<(f64, usize, usize)> = None;
         let mut next = 0;
-        for rows in ROWS {
-            for connections in CONNECTIONS {
-                bench.ground.clear().await?;
-                let mut trial = Self {
-                    rows,
-                    connections,
-                    next,
-                };
-                let rate = trial.insert(bench, bench.duration / 8).await?.per_second();
-                next = trial.next;
-                if best.is_none_or(|(most, ..)| rate > most) {
-                    best = Some((rate, rows, connections));
-                }
-            }
-        }
-        let (_, rows, connections) = best.context("something was tried")?;
+        let try_out = async |rows, connections| {
+            bench.ground.clear().await?;
+            let mut trial = Self {
+                rows,
+                connections,
+                next,
+            };
+            let rate = trial.insert(bench, bench.duration / 8).await?.per_second();
+            next = trial.next;
+            Ok(rate)
+        };
+        let (_, rows, connections) = rate::best(&ROWS, &CONNECTIONS, try_out).await?;
         Ok(Self {
             rows,
             connections,

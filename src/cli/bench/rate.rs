@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use super::report::{Line, PER_SECOND};
 
 /// A count as a figure.
@@ -43,6 +45,27 @@ impl std::ops::AddAssign for Total {
         self.messages += turn.messages;
         self.elapsed += turn.elapsed;
     }
+}
+
+/// The fastest of these combinations, and its rate; `try_out` says the rate of one.
+///
+/// # Errors
+/// That of the first that failed; there is none to try.
+pub async fn best(
+    sizes: &[usize],
+    connections: &[usize],
+    mut try_out: impl AsyncFnMut(usize, usize) -> anyhow::Result<f64>,
+) -> anyhow::Result<(f64, usize, usize)> {
+    let mut best: Option<(f64, usize, usize)> = None;
+    for &size in sizes {
+        for &connections in connections {
+            let rate = try_out(size, connections).await?;
+            if best.is_none_or(|(most, ..)| rate > most) {
+                best = Some((rate, size, connections));
+            }
+        }
+    }
+    best.context("something was tried")
 }
 
 /// So many messages in this time.
