@@ -7,13 +7,13 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::DateTime;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json_path::{JsonPath, NormalizedPath, PathElement};
@@ -94,8 +94,9 @@ impl<'a> Subject<'a> {
         for element in path.iter() {
             raw = match element {
                 PathElement::Name(name) => {
-                    let mut object = serde_json::Deserializer::from_str(raw.get());
-                    FieldOf(name).deserialize(&mut object).ok()??
+                    let object: HashMap<Cow<'_, str>, &RawValue> =
+                        serde_json::from_str(raw.get()).ok()?;
+                    object.get(*name).copied()?
                 }
                 PathElement::Index(index) => {
                     let array: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
@@ -104,62 +105,6 @@ impl<'a> Subject<'a> {
             };
         }
         Some(raw)
-    }
-}
-
-/// The raw text of an object's field of this name, without a map of all the others.
-///
-/// Of several fields of one name the last one counts, as in a parsed object.
-struct FieldOf<'n>(&'n str);
-
-impl<'de> DeserializeSeed<'de> for FieldOf<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn deserialize<D: Deserializer<'de>>(self, object: D) -> Result<Self::Value, D::Error> {
-        object.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for FieldOf<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(is_it) = fields.next_key_seed(IsName(self.0))? {
-            if is_it {
-                found = Some(fields.next_value()?);
-            } else {
-                fields.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// Whether a field has this name, however it is escaped.
-struct IsName<'n>(&'n str);
-
-impl<'de> DeserializeSeed<'de> for IsName<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, name: D) -> Result<bool, D::Error> {
-        name.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for IsName<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a field's name")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<bool, E> {
-        Ok(name == self.0)
     }
 }
 
@@ -187,9 +132,8 @@ pub enum Property {
 }
 
 /// What an expression found.
-enum Found<'a> {
-    /// With the path to it in the payload; a literal has none.
-    Json(&'a serde_json::Value, Option<&'a JsonPath>),
+enum Found<'a, 's> {
+    Json(Parsed<'a, 's>),
     Text(Cow<'a, Text>),
     Number(i64),
 }
@@ -241,19 +185,18 @@ impl Expression {
         let text = match found {
             Found::Number(number) => Some(number.to_string()),
             Found::Text(text) => Some(utf8(&text, self)?.to_owned()),
-            Found::Json(json, path) => match json {
+            Found::Json(parsed) => match parsed.json {
                 serde_json::Value::Null => None,
                 serde_json::Value::String(text) => Some(text.clone()),
                 serde_json::Value::Bool(value) => Some(value.to_string()),
                 serde_json::Value::Number(number) => {
-                    let place = path.map(|path| (subject, path));
-                    let own = Parsed { json, place }.own_text();
+                    let own = parsed.own_text();
                     Some(own.map_or_else(|| number.to_string(), |own| own.get().trim().to_owned()))
                 }
                 serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
                     return Err(mapping(format!(
                         "{self} is {}, expected a string or a number",
-                        kind(json)
+                        kind(parsed.json)
                     )));
                 }
             },
@@ -295,22 +238,21 @@ impl Expression {
                     .map(Some)
                     .map_err(|what| wrong(&what))
             }
-            Found::Json(json, path) => {
-                let place = path.map(|path| (subject, path));
-                let parsed = Parsed { json, place };
-                match wanted {
-                    Some(wanted) => typed(parsed, wanted),
-                    None => inferred(parsed),
-                }
-                .map(Some)
-                .map_err(|what| wrong(&what))
+            Found::Json(parsed) => match wanted {
+                Some(wanted) => typed(parsed, wanted),
+                None => inferred(parsed),
             }
+            .map(Some)
+            .map_err(|what| wrong(&what)),
         }
     }
 
-    fn find<'s>(&'s self, subject: &'s Subject<'_>) -> Result<Option<Found<'s>>, Undecodable> {
+    fn find<'f, 's>(
+        &'f self,
+        subject: &'f Subject<'s>,
+    ) -> Result<Option<Found<'f, 's>>, Undecodable> {
         match self {
-            Self::Literal(value) => Ok(Some(Found::Json(value, None))),
+            Self::Literal(value) => Ok(Some(Found::Json(value.into()))),
             Self::Property(property) => Ok(property.find(subject.envelope)),
             Self::Path(path) => {
                 let payload = subject.json()?;
@@ -324,14 +266,15 @@ impl Expression {
                         "{self} finds several values, expected one"
                     )));
                 }
-                Ok(Some(Found::Json(json, Some(path))))
+                let place = Some((subject, path));
+                Ok(Some(Found::Json(Parsed { json, place })))
             }
         }
     }
 }
 
 impl Property {
-    fn find<'a>(&self, envelope: &'a Envelope) -> Option<Found<'a>> {
+    fn find<'a>(&self, envelope: &'a Envelope) -> Option<Found<'a, 'a>> {
         let text = |text: &'a Option<String>| {
             text.as_ref()
                 .map(|text| Found::Text(Cow::Owned(Text::new(text.clone()))))

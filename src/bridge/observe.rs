@@ -37,23 +37,6 @@ struct Rest {
 }
 
 impl Rest {
-    fn none() -> Self {
-        Self {
-            until: Instant::now(),
-            commits: 0,
-        }
-    }
-
-    fn after(load: Load, commits: u64) -> Self {
-        match load {
-            Load::Busy => Self::none(),
-            Load::Idle => Self {
-                until: Instant::now() + REFRESH_IDLE,
-                commits,
-            },
-        }
-    }
-
     fn is_over(&self, commits: u64) -> bool {
         commits != self.commits || Instant::now() >= self.until
     }
@@ -79,10 +62,10 @@ impl<I: Inbox> Observer<I> {
         let mut gauges = InboxGauges::default();
         let mut strangers = BTreeSet::new();
         let mut count_at = Instant::now();
-        let mut rest = Rest::none();
+        let mut rest: Option<Rest> = None;
         loop {
             let commits = self.intake.commits();
-            if rest.is_over(commits) {
+            if rest.as_ref().is_none_or(|rest| rest.is_over(commits)) {
                 let look = self.intake.limited(async {
                     let engines = self.engines().await;
                     if Instant::now() >= count_at {
@@ -101,13 +84,16 @@ impl<I: Inbox> Observer<I> {
                     None => return,
                     Some(Ok(load)) => {
                         self.show_outage();
-                        Rest::after(load, commits)
+                        (load == Load::Idle).then(|| Rest {
+                            until: Instant::now() + REFRESH_IDLE,
+                            commits,
+                        })
                     }
                     Some(Err(error)) => {
                         metrics::db_error(error.class.as_str());
                         self.board.set_not_ready("inbox", error.to_string());
                         tracing::debug!(%error, "the database is not observed");
-                        Rest::none()
+                        None
                     }
                 };
             } else {
