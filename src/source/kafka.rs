@@ -12,6 +12,7 @@ mod fault;
 mod group;
 mod inspect;
 mod ledger;
+mod membership;
 mod pattern;
 mod poll;
 mod pulse;
@@ -36,6 +37,7 @@ use crate::source::{Positions, Source, SourceError, Stream};
 use crate::units::Span;
 use context::Context;
 use ledger::Ledger;
+use membership::Topics;
 use poll::{Plan, Started};
 use shared::Shared;
 use stream::KafkaStream;
@@ -96,6 +98,17 @@ impl Kafka {
             source: Arc::clone(&self.name),
             start: self.config.start,
             limit: self.config.connect_timeout,
+            topics: if self
+                .config
+                .topics
+                .iter()
+                .all(|topic| pattern::is_pattern(topic))
+            {
+                Topics::Patterns
+            } else {
+                Topics::Named
+            },
+            patience: self.config.max_poll_interval.0 / 2,
             ledger,
             incarnations: Arc::clone(&self.incarnations),
             shared: Arc::new(Shared::default()),
@@ -107,6 +120,7 @@ impl Kafka {
             context,
             buffer_bytes: self.config.half_prefetch(),
             down_limit: self.config.session_timeout.0,
+            outside_limit: self.config.max_poll_interval.0 + self.config.session_timeout.0,
         })
     }
 
@@ -141,6 +155,7 @@ impl Source for Kafka {
         Ok(Box::new(KafkaStream {
             source: Arc::clone(&self.name),
             shared,
+            hang_limit: self.config.max_poll_interval.0,
             ending,
         }))
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::statistics::ConsumerGroup;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 
@@ -15,6 +16,7 @@ use super::begin::{self, Opening, Position};
 use super::config::Start;
 use super::fault;
 use super::ledger::Ledger;
+use super::membership::{Change, Topics};
 use super::shared::{Shared, list};
 use crate::metrics;
 use crate::source::SourceError;
@@ -28,6 +30,9 @@ pub(super) struct Context {
     pub start: Start,
     /// How long one question to the broker may take.
     pub limit: Span,
+    pub topics: Topics,
+    /// How long a rebalance may take before it is worth a word.
+    pub patience: Duration,
     /// What the inbox knows of positions.
     pub ledger: Option<Ledger>,
     /// The source's counter: no two assignments of a partition have the same number.
@@ -167,6 +172,34 @@ impl Context {
         }
     }
 
+    /// The group lets us in again, or has not for a while.
+    fn look_at_group(&self, group: &ConsumerGroup) {
+        let mut state = self.shared.state();
+        let change = state
+            .membership
+            .look(group, self.topics, self.patience, Instant::now());
+        let unreachable = state.unreachable;
+        drop(state);
+        let source = &*self.source;
+        match change {
+            Some(Change::Outside) => {
+                let (state, join_state) = (&*group.state, &*group.join_state);
+                tracing::warn!(
+                    source,
+                    state,
+                    join_state,
+                    "the group does not let us in: its coordinator does not answer, or waits for a member"
+                );
+                metrics::source_connected(source, false);
+            }
+            Some(Change::Inside) => {
+                tracing::info!(source, "the group has let us in");
+                metrics::source_connected(source, !unreachable);
+            }
+            None => {}
+        }
+    }
+
     /// The client reaches a broker again, or no longer. The stream goes on, so nobody else tells.
     pub(super) fn reachable(&self, reachable: bool) {
         let before = std::mem::replace(&mut self.shared.state().unreachable, !reachable);
@@ -201,6 +234,9 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        if let Some(group) = &statistics.cgrp {
+            self.look_at_group(group);
+        }
         let idle = statistics.brokers.values().map(|broker| broker.rxidle);
         let idle = idle.filter_map(|micros| u64::try_from(micros).ok()).min();
         let heard_at =

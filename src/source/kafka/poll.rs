@@ -40,6 +40,8 @@ pub(super) struct Plan {
     pub buffer_bytes: usize,
     /// The stream ends when no broker has answered for this long.
     pub down_limit: Duration,
+    /// And when the group has not let it in for this long, which is longer than any rebalance may take.
+    pub outside_limit: Duration,
 }
 
 /// A thread that has been started.
@@ -73,7 +75,8 @@ impl Drop for Farewell {
 
 fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
     let shared = Arc::clone(&plan.context.shared);
-    let (buffer_bytes, down_limit) = (plan.buffer_bytes, plan.down_limit);
+    let (buffer_bytes, down_limit, outside_limit) =
+        (plan.buffer_bytes, plan.down_limit, plan.outside_limit);
     let named = |topic: &&String| !pattern::is_pattern(topic);
     let topic = plan.topics.iter().find(named).cloned();
     let consumer = match begin(plan) {
@@ -93,6 +96,7 @@ fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
             consumer: &consumer,
             buffer_bytes,
             down_limit,
+            outside_limit,
             pulse: Pulse::new(Instant::now()),
         };
         poller.run();
@@ -173,6 +177,7 @@ struct Poller<'a> {
     consumer: &'a BaseConsumer<Context>,
     buffer_bytes: usize,
     down_limit: Duration,
+    outside_limit: Duration,
     pulse: Pulse,
 }
 
@@ -216,11 +221,19 @@ impl Poller<'_> {
             }
         }
         let now = Instant::now();
+        state.turned_at = Some(now);
         state.commit_due(now);
         if let Some(at) = state.heard_at {
             self.pulse.heard(at);
         }
+        let outside = state.membership.outside_for(now);
         drop(state);
+        if outside.is_some_and(|outside| outside >= self.outside_limit) {
+            let limit = humantime::format_duration(self.outside_limit);
+            let what = format!("the group has not let us in for {limit}");
+            self.shared.end(SourceError::new(what));
+            return None;
+        }
         if self.pulse.is_due(now) {
             self.ask();
             let silent = self.pulse.silent_for(Instant::now());

@@ -1,6 +1,7 @@
 //! What only a Kafka source does: groups, offsets, and where a partition begins.
 
 mod begin;
+mod outside;
 mod patterns;
 mod silent;
 mod spoiled;
