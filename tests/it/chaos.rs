@@ -6,7 +6,6 @@
 //! test alone is one round, which has every kind of fault.
 
 mod checker;
-mod clock;
 mod faults;
 mod node;
 mod options;

@@ -9,6 +9,7 @@
 //! The rig knows nothing of Sluice. It never skips: a test whose server is missing fails.
 
 mod authority;
+pub mod clock;
 mod disk;
 mod engine;
 mod kafka;

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::clock;
 use super::report::Recovery;
 use super::world::{Links, Source};
 use crate::crash::shop::{Entrance, Limits, Settings, Shop};
 use crate::daemon::{Config, Daemon, Metrics, Signal};
+use crate::rig::clock;
 
 /// How long a daemon may take to end in order; longer than its own limit.
 const DRAIN: Duration = Duration::from_secs(45);

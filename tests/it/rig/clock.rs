@@ -4,6 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+/// What libfaketime leaves in shared memory when its process is killed.
+const LEFT: [&str; 2] = ["sem.faketime_sem_", "faketime_shm_"];
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// In seconds.
+pub const DAY: i64 = 86_400;
+
 const LIBFAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 static WAITS: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -24,10 +31,26 @@ pub fn wrong_by(seconds: i64) -> Vec<(&'static str, String)> {
     if seconds == 0 {
         return Vec::new();
     }
+    sweep();
     let preloaded = format!("{} {LIBFAKETIME}", WAITS.display());
     vec![
         ("LD_PRELOAD", preloaded),
         ("FAKETIME", format!("{seconds:+}s")),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
     ]
+}
+
+/// Removes what processes left that are gone.
+fn sweep() {
+    let entries = std::fs::read_dir(SHARED_MEMORY).into_iter().flatten();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let of = |prefix: &&str| name.to_str()?.strip_prefix(prefix)?.parse::<u32>().ok();
+        if let Some(process) = LEFT.iter().find_map(of)
+            && !Path::new(&format!("/proc/{process}")).exists()
+        {
+            // Another test may be quicker.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
