@@ -178,10 +178,10 @@ impl Context {
         let change = state
             .membership
             .look(group, self.topics, self.patience, Instant::now());
-        let unreachable = state.unreachable;
         drop(state);
         let source = &*self.source;
         match change {
+            None => return,
             Some(Change::Outside) => {
                 let (state, join_state) = (&*group.state, &*group.join_state);
                 tracing::warn!(
@@ -190,14 +190,17 @@ impl Context {
                     join_state,
                     "the group does not let us in: its coordinator does not answer, or waits for a member"
                 );
-                metrics::source_connected(source, false);
             }
-            Some(Change::Inside) => {
-                tracing::info!(source, "the group has let us in");
-                metrics::source_connected(source, !unreachable);
-            }
-            None => {}
+            Some(Change::Inside) => tracing::info!(source, "the group has let us in"),
         }
+        self.show_connected();
+    }
+
+    fn show_connected(&self) {
+        let state = self.shared.state();
+        let connected = !state.unreachable && !state.membership.is_kept_outside();
+        drop(state);
+        metrics::source_connected(&self.source, connected);
     }
 
     /// The client reaches a broker again, or no longer. The stream goes on, so nobody else tells.
@@ -211,7 +214,7 @@ impl Context {
         } else {
             tracing::warn!(source = &*self.source, "no broker answers");
         }
-        metrics::source_connected(&self.source, reachable);
+        self.show_connected();
     }
 }
 

@@ -57,6 +57,11 @@ impl Membership {
         Some(Change::Outside)
     }
 
+    /// Whether it was told that the group does not let it in.
+    pub(super) fn is_kept_outside(&self) -> bool {
+        self.told
+    }
+
     pub(super) fn outside_for(&self, now: Instant) -> Option<Duration> {
         self.outside_since.map(|since| now.duration_since(since))
     }
