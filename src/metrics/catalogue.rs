@@ -35,7 +35,7 @@ catalogue! {
     DELIVERY_TO_COMMIT = "sluice_delivery_to_commit_seconds", Histogram, Seconds, "From a delivery's arrival in the process to the commit that holds it.";
     HANDED_TO_DONE = "sluice_handed_to_done_seconds", Histogram, Seconds, "From the hand-over to an engine to the proof of its effect.";
     ACK_FAILURES = "sluice_ack_failures_total", Counter, Count, "Acknowledgements that the broker did not take; the deliveries come again.";
-    SOURCE_CONNECTED = "sluice_source_connected", Gauge, Count, "Whether the source has a connection to its broker (1) or not (0).";
+    SOURCE_CONNECTED = "sluice_source_connected", Gauge, Count, "Whether the source has a connection to its broker and is let into its group (1) or not (0).";
     SOURCE_RECONNECTS = "sluice_source_reconnects_total", Counter, Count, "Connections that a source opened after its first one.";
     KAFKA_LAG = "sluice_kafka_lag", Gauge, Count, "Records between the committed offset and the end of the partition.";
     KAFKA_BELOW_LOW_WATERMARK = "sluice_kafka_offset_below_low_watermark_total", Counter, Count, "Partitions whose committed offset was older than the oldest record: records were lost before they were read.";

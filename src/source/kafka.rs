@@ -37,7 +37,7 @@ use crate::source::{Positions, Source, SourceError, Stream};
 use crate::units::Span;
 use context::Context;
 use ledger::Ledger;
-use membership::Topics;
+use membership::Membership;
 use poll::{Plan, Started};
 use shared::Shared;
 use stream::KafkaStream;
@@ -98,20 +98,10 @@ impl Kafka {
             source: Arc::clone(&self.name),
             start: self.config.start,
             limit: self.config.connect_timeout,
-            topics: if self
-                .config
-                .topics
-                .iter()
-                .all(|topic| pattern::is_pattern(topic))
-            {
-                Topics::Patterns
-            } else {
-                Topics::Named
-            },
-            patience: self.config.max_poll_interval.0 / 2,
             ledger,
             incarnations: Arc::clone(&self.incarnations),
             shared: Arc::new(Shared::default()),
+            membership: Mutex::new(Membership::new(&self.config)),
             last_error: Mutex::new(None),
         };
         Ok(Plan {
@@ -120,7 +110,6 @@ impl Kafka {
             context,
             buffer_bytes: self.config.half_prefetch(),
             down_limit: self.config.session_timeout.0,
-            outside_limit: self.config.max_poll_interval.0 + self.config.session_timeout.0,
         })
     }
 
@@ -155,7 +144,6 @@ impl Source for Kafka {
         Ok(Box::new(KafkaStream {
             source: Arc::clone(&self.name),
             shared,
-            hang_limit: self.config.max_poll_interval.0,
             ending,
         }))
     }

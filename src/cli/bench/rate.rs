@@ -65,7 +65,7 @@ pub async fn best(
             }
         }
     }
-    best.context("something was tried")
+    best.context("there is nothing to try")
 }
 
 /// So many messages in this time.

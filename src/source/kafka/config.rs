@@ -40,7 +40,7 @@ pub struct KafkaConfig {
     #[serde(default = "default_session_timeout")]
     pub session_timeout: Span,
     /// After this long without a poll the client leaves the group by itself. Sluice polls all the time,
-    /// also while the database is down. A rebalance waits this long for a member that hangs.
+    /// also while the database is down.
     #[serde(default = "default_max_poll_interval")]
     pub max_poll_interval: Span,
     /// How long connecting and each question to the broker may take.
@@ -89,7 +89,7 @@ fn default_session_timeout() -> Span {
     Span::secs(10)
 }
 fn default_max_poll_interval() -> Span {
-    Span::secs(60)
+    Span::secs(300)
 }
 fn default_connect_timeout() -> Span {
     Span::secs(10)

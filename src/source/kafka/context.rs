@@ -2,7 +2,7 @@
 //! answers to commits, statistics, errors and log lines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -16,7 +16,7 @@ use super::begin::{self, Opening, Position};
 use super::config::Start;
 use super::fault;
 use super::ledger::Ledger;
-use super::membership::{Change, Topics};
+use super::membership::{Change, Membership};
 use super::shared::{Shared, list};
 use crate::metrics;
 use crate::source::SourceError;
@@ -30,14 +30,12 @@ pub(super) struct Context {
     pub start: Start,
     /// How long one question to the broker may take.
     pub limit: Span,
-    pub topics: Topics,
-    /// How long a rebalance may take before it is worth a word.
-    pub patience: Duration,
     /// What the inbox knows of positions.
     pub ledger: Option<Ledger>,
     /// The source's counter: no two assignments of a partition have the same number.
     pub incarnations: Arc<AtomicU64>,
     pub shared: Arc<Shared>,
+    pub membership: Mutex<Membership>,
     /// The last error in the client's own words, which the error itself does not hold.
     pub last_error: Mutex<Option<(RDKafkaErrorCode, String)>>,
 }
@@ -54,22 +52,11 @@ impl Context {
 
     /// New partitions: decides where each begins, and only then lets the client fetch.
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
-        let begins = begin::Begins {
-            source: &self.source,
-            start: self.start,
-            limit: self.limit,
-            ledger: self.ledger.as_ref(),
-        };
-        match begins.resolve(consumer, partitions) {
-            Ok(openings) => {
-                if let Err(cause) = self.take_over(partitions, openings) {
-                    self.shared.end(
-                        SourceError::new("cannot set where a partition begins").because(cause),
-                    );
-                }
-            }
-            // The client waits for an answer to the assignment even when it is about to be closed.
-            Err(error) => self.shared.end(error),
+        // A stream that is over claims nothing any more; its client waits for an answer all the same.
+        if self.is_wanted()
+            && let Err(error) = self.begin(consumer, partitions)
+        {
+            self.shared.end(error);
         }
         let assigned = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
@@ -83,6 +70,28 @@ impl Context {
         if paused && let Err(cause) = consumer.pause(partitions) {
             tracing::debug!(source = &*self.source, %cause, "cannot pause the new partitions");
         }
+    }
+
+    /// Decides where these partitions begin.
+    fn begin(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &mut TopicPartitionList,
+    ) -> Result<(), SourceError> {
+        let begins = begin::Begins {
+            source: &self.source,
+            start: self.start,
+            limit: self.limit,
+            ledger: self.ledger.as_ref(),
+        };
+        let openings = begins.resolve(consumer, partitions)?;
+        self.take_over(partitions, openings)
+            .map_err(|cause| SourceError::new("cannot set where a partition begins").because(cause))
+    }
+
+    fn is_wanted(&self) -> bool {
+        let state = self.shared.state();
+        !state.stop && !state.is_over()
     }
 
     fn take_over(
@@ -172,15 +181,16 @@ impl Context {
         }
     }
 
+    fn membership(&self) -> MutexGuard<'_, Membership> {
+        self.membership
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The group lets us in again, or has not for a while.
     fn look_at_group(&self, group: &ConsumerGroup) {
-        let mut state = self.shared.state();
-        let change = state
-            .membership
-            .look(group, self.topics, self.patience, Instant::now());
-        drop(state);
         let source = &*self.source;
-        match change {
+        match self.membership().look(group, Instant::now()) {
             None => return,
             Some(Change::Outside) => {
                 let (state, join_state) = (&*group.state, &*group.join_state);
@@ -197,9 +207,8 @@ impl Context {
     }
 
     fn show_connected(&self) {
-        let state = self.shared.state();
-        let connected = !state.unreachable && !state.membership.is_kept_outside();
-        drop(state);
+        let unreachable = self.shared.state().unreachable;
+        let connected = !unreachable && !self.membership().is_kept_outside();
         metrics::source_connected(&self.source, connected);
     }
 
@@ -237,7 +246,8 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        if let Some(group) = &statistics.cgrp {
+        // One that leaves is let in nowhere.
+        if let Some(group) = statistics.cgrp.as_ref().filter(|_| self.is_wanted()) {
             self.look_at_group(group);
         }
         let idle = statistics.brokers.values().map(|broker| broker.rxidle);

@@ -40,8 +40,6 @@ pub(super) struct Plan {
     pub buffer_bytes: usize,
     /// The stream ends when no broker has answered for this long.
     pub down_limit: Duration,
-    /// And when the group has not let it in for this long, which is longer than any rebalance may take.
-    pub outside_limit: Duration,
 }
 
 /// A thread that has been started.
@@ -75,8 +73,7 @@ impl Drop for Farewell {
 
 fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
     let shared = Arc::clone(&plan.context.shared);
-    let (buffer_bytes, down_limit, outside_limit) =
-        (plan.buffer_bytes, plan.down_limit, plan.outside_limit);
+    let (buffer_bytes, down_limit) = (plan.buffer_bytes, plan.down_limit);
     let named = |topic: &&String| !pattern::is_pattern(topic);
     let topic = plan.topics.iter().find(named).cloned();
     let consumer = match begin(plan) {
@@ -96,7 +93,6 @@ fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
             consumer: &consumer,
             buffer_bytes,
             down_limit,
-            outside_limit,
             pulse: Pulse::new(Instant::now()),
         };
         poller.run();
@@ -177,7 +173,6 @@ struct Poller<'a> {
     consumer: &'a BaseConsumer<Context>,
     buffer_bytes: usize,
     down_limit: Duration,
-    outside_limit: Duration,
     pulse: Pulse,
 }
 
@@ -208,9 +203,16 @@ impl Poller<'_> {
             return None;
         }
         let full = state.is_full(self.buffer_bytes);
-        if full != state.paused {
-            state.paused = full;
-            let partitions = state.partitions();
+        let turned = (full != state.paused).then(|| state.partitions());
+        state.paused = full;
+        let now = Instant::now();
+        state.commit_due(now);
+        if let Some(at) = state.heard_at {
+            self.pulse.heard(at);
+        }
+        drop(state);
+        // Without the lock, because the client answers in its own time; partitions change on this thread alone.
+        if let Some(partitions) = turned {
             let done = if full {
                 self.consumer.pause(&partitions)
             } else {
@@ -219,20 +221,6 @@ impl Poller<'_> {
             if let Err(cause) = done {
                 tracing::debug!(source = &*self.consumer.context().source, %cause, full, "cannot pause or resume");
             }
-        }
-        let now = Instant::now();
-        state.turned_at = Some(now);
-        state.commit_due(now);
-        if let Some(at) = state.heard_at {
-            self.pulse.heard(at);
-        }
-        let outside = state.membership.outside_for(now);
-        drop(state);
-        if outside.is_some_and(|outside| outside >= self.outside_limit) {
-            let limit = humantime::format_duration(self.outside_limit);
-            let what = format!("the group has not let us in for {limit}");
-            self.shared.end(SourceError::new(what));
-            return None;
         }
         if self.pulse.is_due(now) {
             self.ask();

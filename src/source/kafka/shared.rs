@@ -14,7 +14,6 @@ use tokio::sync::Notify;
 use super::assignment::Assignment;
 use super::begin::{self, Position};
 use super::context::Context;
-use super::membership::Membership;
 use crate::source::SourceError;
 
 /// A commit that failed is tried again after this long, if no later one has covered it.
@@ -47,9 +46,6 @@ pub(super) struct State {
     pub unreachable: bool,
     /// When bytes of a broker came last, as far as the client has told.
     pub heard_at: Option<Instant>,
-    pub membership: Membership,
-    /// When the thread began to poll last.
-    pub turned_at: Option<Instant>,
     committed_at: Option<Instant>,
     /// When what is finished is to be committed, unless a commit comes before.
     commit_at: Option<Instant>,

@@ -1,12 +1,12 @@
 //! The intake's side of a stream: takes what the polling thread has put into the buffer.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use super::shared::{Shared, State};
+use super::shared::Shared;
 use crate::message::{Delivery, Receipt};
 use crate::metrics;
 use crate::position::Claim;
@@ -15,42 +15,14 @@ use crate::source::{Limits, SourceError, Stream};
 /// How long leaving the group may take; the broker gives our partitions away by itself, only later.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether the thread still polls.
-const LOOK: Duration = Duration::from_secs(1);
-
 pub(super) struct KafkaStream {
     pub source: Arc<str>,
     pub shared: Arc<Shared>,
-    /// A thread that has not polled for this long hangs in the client, and the group does without it.
-    pub hang_limit: Duration,
     /// Resolves when the thread is gone.
     pub ending: oneshot::Receiver<()>,
 }
 
 impl KafkaStream {
-    /// # Errors
-    /// Why the stream is over.
-    fn state(&self) -> Result<MutexGuard<'_, State>, SourceError> {
-        let mut state = self.shared.state();
-        if state.is_over() {
-            return Err(state.told());
-        }
-        if state
-            .turned_at
-            .is_some_and(|at| at.elapsed() >= self.hang_limit)
-        {
-            let limit = humantime::format_duration(self.hang_limit);
-            let what = format!("the client has hung for {limit}");
-            return Err(SourceError::new(what));
-        }
-        Ok(state)
-    }
-
-    async fn arrived(&self) {
-        // It may as well have been nothing: whoever waits looks again.
-        let _ = tokio::time::timeout(LOOK, self.shared.arrived.notified()).await;
-    }
-
     fn stop(&self) {
         self.shared.state().stop = true;
         self.shared.changed.notify_all();
@@ -61,27 +33,40 @@ impl KafkaStream {
 impl Stream for KafkaStream {
     async fn next(&mut self, limits: Limits) -> Result<Vec<Delivery>, SourceError> {
         loop {
-            let taken = self.state()?.assignment.take(limits);
-            if !taken.is_empty() {
-                self.shared.changed.notify_all();
-                return Ok(taken);
+            {
+                let mut state = self.shared.state();
+                if state.is_over() {
+                    return Err(state.told());
+                }
+                let taken = state.assignment.take(limits);
+                if !taken.is_empty() {
+                    drop(state);
+                    self.shared.changed.notify_all();
+                    return Ok(taken);
+                }
             }
-            self.arrived().await;
+            self.shared.arrived.notified().await;
         }
     }
 
     /// The thread polls all the time; a buffer that nobody empties makes it pause its partitions.
     async fn idle(&mut self) -> SourceError {
         loop {
-            if let Err(over) = self.state() {
-                return over;
+            {
+                let mut state = self.shared.state();
+                if state.is_over() {
+                    return state.told();
+                }
             }
-            self.arrived().await;
+            self.shared.arrived.notified().await;
         }
     }
 
     async fn settle(&mut self, receipts: Vec<Receipt>) -> Result<(), SourceError> {
-        let mut state = self.state()?;
+        let mut state = self.shared.state();
+        if state.is_over() {
+            return Err(state.told());
+        }
         let positions = state.assignment.settle(receipts);
         // Under the lock: a partition that leaves a moment later is committed before it does.
         let committed = if positions.is_empty() {

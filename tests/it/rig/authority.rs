@@ -8,7 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 /// An authority with a certificate for a server on 127.0.0.1, by no other name, and one for a client; all for
-/// two days, and one for a server that ended weeks ago.
+/// two days, and one for a server that ended yesterday.
 ///
 /// Files: `ca.pem`; `server`, `client` and `expired`, each with `.pem` and `.key`; `server-both.pem` and
 /// `expired-both.pem` hold both.
