@@ -61,8 +61,9 @@ impl MemoryBound {
                 add(
                     rabbitmq.prefetch.0,
                     format!(
-                        "source {name}, prefetch ({}), and what has arrived before it is given back",
-                        rabbitmq.prefetch
+                        "source {name}, prefetch ({}); once, up to prefetch_count ({}) deliveries may arrive \
+                         before they are given back: lower it for messages of megabytes",
+                        rabbitmq.prefetch, rabbitmq.prefetch_count
                     ),
                 );
             }

@@ -25,7 +25,8 @@ pub struct RabbitmqConfig {
     pub uris: Vec<SecretString>,
     /// The queue's name. It must exist, unless `declare` is given.
     pub queue: String,
-    /// How many deliveries the broker may send ahead of their acknowledgement.
+    /// How many deliveries the broker may send ahead of their acknowledgement. All of them may be in memory
+    /// for a moment: for messages of several megabytes a few are enough.
     #[serde(default = "default_prefetch_count")]
     pub prefetch_count: NonZeroU16,
     /// How much they may take in memory together. `RabbitMQ` counts messages only: when they turn out to
