@@ -1,9 +1,10 @@
 //! What only a Kafka source does: groups, offsets, and where a partition begins.
 
 mod begin;
-mod outside;
+mod mocked;
 mod patterns;
 mod silent;
+mod spare;
 mod spoiled;
 
 use std::collections::BTreeMap;
@@ -14,9 +15,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer};
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 use sluice::finding::Level;
 use sluice::message::{Delivery, Receipt, Text};
@@ -200,49 +199,6 @@ async fn start_latest_skips_what_is_there_and_nothing_that_comes_later() {
         let mut stream = open(&node).await;
         let taken = take(&mut stream, 2).await;
         assert_eq!(payloads(&taken), numbers(3..5));
-        stream.close().await;
-    }
-}
-
-/// What `sluice demo` runs on, instead of a broker.
-#[tokio::test]
-async fn the_clients_own_mock_cluster_is_a_broker_like_any_other() {
-    for protocol in ["classic", "consumer"] {
-        let cluster = MockCluster::new(1).expect("the client has a mock cluster");
-        let topic = unique();
-        cluster
-            .create_topic(&topic, 2, 1)
-            .expect("the cluster makes topics");
-        let servers = cluster.bootstrap_servers();
-        let producer: FutureProducer = ClientConfig::new()
-            .set("bootstrap.servers", &servers)
-            .create()
-            .expect("the producer's settings are valid");
-        for n in 0..10 {
-            let payload = n.to_string();
-            let record: FutureRecord<'_, str, str> = FutureRecord::to(&topic).payload(&payload);
-            let stored = producer.send(record, LIMIT).await;
-            stored
-                .map_err(|(error, _)| error)
-                .expect("the cluster stores it");
-        }
-        let table = format!(
-            "bootstrap_servers = '{servers}'\ntopics = ['{topic}']\ngroup_id = 'g'\n\
-             session_timeout = '6s'\ngroup_protocol = '{protocol}'"
-        );
-        let config: KafkaConfig = toml::from_str(&table).expect("the table is well formed");
-        let node = Kafka::new(unique().into(), config, false, "test");
-        let mut stream = open(&node).await;
-        let mut taken = take(&mut stream, 10).await;
-        let mut came = payloads(&taken);
-        let unfinished = taken.split_off(9).remove(0);
-        settle(&mut stream, taken).await;
-        stream.close().await;
-        let mut stream = open(&node).await;
-        let again = take(&mut stream, 1).await;
-        assert_eq!(again[0].payload, unfinished.payload);
-        came.sort();
-        assert_eq!(came, numbers(0..10));
         stream.close().await;
     }
 }
@@ -591,49 +547,4 @@ async fn commit(topic: &Topic, group: &str, offset: i64) {
             .expect("the broker stores it");
     });
     committing.await.expect("committing does not panic");
-}
-
-#[tokio::test]
-async fn a_commit_that_the_broker_refused_is_made_again() {
-    let cluster = MockCluster::new(1).expect("the client has a mock cluster");
-    let topic = unique();
-    cluster
-        .create_topic(&topic, 1, 1)
-        .expect("the cluster makes topics");
-    let servers = cluster.bootstrap_servers();
-    let mut client = ClientConfig::new();
-    client
-        .set("bootstrap.servers", &servers)
-        .set("group.id", "g");
-    let producer: FutureProducer = client.create().expect("the settings are valid");
-    let group: BaseConsumer = client.create().expect("the settings are valid");
-    for n in 0..3 {
-        let payload = n.to_string();
-        let record: FutureRecord<'_, str, str> = FutureRecord::to(&topic).payload(&payload);
-        let stored = producer.send(record, LIMIT).await;
-        stored
-            .map_err(|(error, _)| error)
-            .expect("the cluster stores it");
-    }
-    let table = format!(
-        "bootstrap_servers = '{servers}'\ntopics = ['{topic}']\ngroup_id = 'g'\n\
-         session_timeout = '6s'\nstatistics_interval = '200ms'"
-    );
-    let config: KafkaConfig = toml::from_str(&table).expect("the table is well formed");
-    let mut stream = open(&Kafka::new(unique().into(), config, false, "test")).await;
-    let taken = take(&mut stream, 3).await;
-
-    // Nothing follows that would be committed instead.
-    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
-    cluster.request_errors(RDKafkaApiKey::OffsetCommit, &[refusal]);
-    settle(&mut stream, taken).await;
-    eventually("the commit", LIMIT, async || {
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition(&topic, 0);
-        let committed = group.committed_offsets(asked, LIMIT).ok()?;
-        let offset = committed.find_partition(&topic, 0)?.offset();
-        (offset == Offset::Offset(3)).then_some(())
-    })
-    .await;
-    stream.close().await;
 }
