@@ -53,7 +53,7 @@ impl Context {
     /// New partitions: decides where each begins, and only then lets the client fetch.
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
         // A stream that is over claims nothing any more; its client waits for an answer all the same.
-        if self.is_wanted()
+        if self.shared.state().is_wanted()
             && let Err(error) = self.begin(consumer, partitions)
         {
             self.shared.end(error);
@@ -87,11 +87,6 @@ impl Context {
         let openings = begins.resolve(consumer, partitions)?;
         self.take_over(partitions, openings)
             .map_err(|cause| SourceError::new("cannot set where a partition begins").because(cause))
-    }
-
-    fn is_wanted(&self) -> bool {
-        let state = self.shared.state();
-        !state.stop && !state.is_over()
     }
 
     fn take_over(
@@ -161,7 +156,7 @@ impl Context {
                 let under_way = |(topic, partition): &(String, i32)| {
                     state.assignment.in_flight(topic, *partition) > 0
                 };
-                !state.stop && !state.is_over() && leaving.iter().any(under_way)
+                state.is_wanted() && leaving.iter().any(under_way)
             });
         }
         leaving
@@ -247,7 +242,11 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         // One that leaves is let in nowhere.
-        if let Some(group) = statistics.cgrp.as_ref().filter(|_| self.is_wanted()) {
+        if let Some(group) = statistics
+            .cgrp
+            .as_ref()
+            .filter(|_| self.shared.state().is_wanted())
+        {
             self.look_at_group(group);
         }
         let idle = statistics.brokers.values().map(|broker| broker.rxidle);

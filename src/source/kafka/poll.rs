@@ -194,10 +194,10 @@ impl Poller<'_> {
             let patience = if state.paused { POLL } else { PATIENCE };
             state = self.shared.wait_while(state, patience, |state| {
                 state.end_if_finished();
-                !state.stop && !state.is_over() && state.is_full(self.buffer_bytes)
+                state.is_wanted() && state.is_full(self.buffer_bytes)
             });
         }
-        if state.stop || state.is_over() {
+        if !state.is_wanted() {
             drop(state);
             self.shared.arrived.notify_one();
             return None;

@@ -108,6 +108,11 @@ impl State {
         matches!(self.life, Life::Over(_))
     }
 
+    /// Whether anybody still wants something of this stream.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.stop && !self.is_over()
+    }
+
     /// Ends a stream that had only to finish what came, when that is done.
     pub(super) fn end_if_finished(&mut self) {
         if let Life::Finishing(_) = self.life
