@@ -9,7 +9,8 @@ use serde_json::json;
 use sqlx::PgPool;
 
 use crate::daemon::{Config, Daemon, LIMIT};
-use crate::rig::{Database, Queue, QueueKind, Rig, clock, eventually, headers};
+use crate::rig::clock::{self, Clock};
+use crate::rig::{Database, Queue, QueueKind, Rig, eventually, headers};
 use crate::stored::Inbox;
 
 const TABLES: &str = "CREATE TABLE orders (key text, slot int); CREATE TABLE notes (id text)";
@@ -226,12 +227,8 @@ async fn only_the_databases_clock_decides_whatever_a_nodes_own_says() {
         .await;
     let inbox = ledger.inbox();
     for (number, days) in [10, -10].into_iter().enumerate() {
-        let clock = clock::wrong_by(days * clock::DAY);
-        let wrong: Vec<_> = clock
-            .iter()
-            .map(|(name, value)| (*name, value.as_str()))
-            .collect();
-        let daemon = Daemon::start(&config, &wrong).await;
+        let wrong = Clock::wrong_by(days * clock::DAY);
+        let daemon = Daemon::start(&config, &wrong.environment()).await;
         let (waits, refused) = (format!("waits-{number}"), format!("refused-{number}"));
         let payload = json!({ "key": waits }).to_string();
         ledger

@@ -6,7 +6,8 @@ use std::process::Command;
 use lapin::BasicProperties;
 use serde_json::Value;
 
-use crate::rig::{Authority, Kafka, Queue, QueueKind, Server, Topic, clock, free_port};
+use crate::rig::clock::{self, Clock};
+use crate::rig::{Authority, Kafka, Queue, QueueKind, Server, Topic, free_port};
 
 /// The three of them, and what they are asked for.
 struct Servers {
@@ -169,7 +170,7 @@ impl Servers {
         std::fs::write(folder.path().join("sluice.toml"), text).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
             .args(["check", "--connect", "--json"])
-            .envs(clock::wrong_by(days * clock::DAY))
+            .envs(Clock::wrong_by(days * clock::DAY).environment())
             .current_dir(folder.path())
             .output()
             .unwrap();

@@ -7,7 +7,7 @@ use super::report::Recovery;
 use super::world::{Links, Source};
 use crate::crash::shop::{Entrance, Limits, Settings, Shop};
 use crate::daemon::{Config, Daemon, Metrics, Signal};
-use crate::rig::clock;
+use crate::rig::clock::Clock;
 
 /// How long a daemon may take to end in order; longer than its own limit.
 const DRAIN: Duration = Duration::from_secs(45);
@@ -70,12 +70,8 @@ impl Node {
 
     /// Comes back with the clock, configuration and build of the moment.
     pub async fn come_back(&mut self) {
-        let clock = clock::wrong_by(self.clock);
-        let environment: Vec<_> = clock
-            .iter()
-            .map(|(name, value)| (*name, value.as_str()))
-            .collect();
-        self.daemon.restart(&environment).await;
+        let clock = Clock::wrong_by(self.clock);
+        self.daemon.restart(&clock.environment()).await;
     }
 
     /// Wrong by up to three days, or right again, from the next start on.

@@ -26,18 +26,30 @@ static WAITS: LazyLock<PathBuf> = LazyLock::new(|| {
     library
 });
 
-/// What a process whose clock is wrong by so many seconds is started with.
-pub fn wrong_by(seconds: i64) -> Vec<(&'static str, String)> {
-    if seconds == 0 {
-        return Vec::new();
+/// What a process is started with, so that its clock is wrong.
+pub struct Clock(Vec<(&'static str, String)>);
+
+impl Clock {
+    /// By so many seconds.
+    pub fn wrong_by(seconds: i64) -> Clock {
+        if seconds == 0 {
+            return Clock(Vec::new());
+        }
+        sweep();
+        let preloaded = format!("{} {LIBFAKETIME}", WAITS.display());
+        Clock(vec![
+            ("LD_PRELOAD", preloaded),
+            ("FAKETIME", format!("{seconds:+}s")),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ])
     }
-    sweep();
-    let preloaded = format!("{} {LIBFAKETIME}", WAITS.display());
-    vec![
-        ("LD_PRELOAD", preloaded),
-        ("FAKETIME", format!("{seconds:+}s")),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ]
+
+    pub fn environment(&self) -> Vec<(&str, &str)> {
+        let variables = self.0.iter();
+        variables
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect()
+    }
 }
 
 /// Removes what processes left that are gone.
