@@ -23,21 +23,7 @@ pub struct Browser {
 impl Browser {
     pub async fn open(width: u32, height: u32) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        // It says on which port it listens: with 0 it takes a free one.
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .expect("chromedriver (package chromium-driver) starts");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = loop {
-            let line = lines.next_line().await.unwrap();
-            let line = line.expect("chromedriver says its port");
-            if let Some((_, port)) = line.split_once("successfully on port ") {
-                break port.trim_end_matches('.').to_owned();
-            }
-        };
+        let (driver, port) = driver().await;
         let profile = tempfile::tempdir().unwrap();
         let client = reqwest::Client::new();
         let arguments = [
@@ -163,6 +149,29 @@ impl Browser {
         std::fs::write(&file, png).unwrap();
         file
     }
+}
+
+/// A chromedriver and the port that it listens on. With `--port=0` it takes a free one of IPv6 and
+/// wants the same of IPv4, where it may not be free: it ends then, and the next takes another.
+async fn driver() -> (Child, String) {
+    let mut said = Vec::new();
+    for _ in 0..5 {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("chromedriver (package chromium-driver) starts");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if let Some((_, port)) = line.split_once("successfully on port ") {
+                return (driver, port.trim_end_matches('.').to_owned());
+            }
+            said.push(line);
+        }
+        driver.wait().await.unwrap();
+    }
+    panic!("chromedriver says no port: {said:#?}");
 }
 
 impl Drop for Browser {
