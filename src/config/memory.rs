@@ -61,9 +61,8 @@ impl MemoryBound {
                 add(
                     rabbitmq.prefetch.0,
                     format!(
-                        "source {name}, prefetch ({}); once, up to prefetch_count ({}) deliveries may arrive \
-                         before they are given back: lower it for messages of megabytes",
-                        rabbitmq.prefetch, rabbitmq.prefetch_count
+                        "source {name}, prefetch ({}); the delivery that goes beyond it gives all back",
+                        rabbitmq.prefetch
                     ),
                 );
             }

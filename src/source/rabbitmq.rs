@@ -9,6 +9,7 @@ mod config;
 mod envelope;
 mod management;
 mod prefetch;
+mod socket;
 mod stream;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use config::{Argument, Declare, QueueType, RabbitmqConfig, RabbitmqTls};
 use crate::finding::Finding;
 use crate::source::{Source, SourceError, Stream};
 use prefetch::Prefetch;
+use socket::Socket;
 use stream::{Opened, RabbitmqStream};
 
 /// A configured queue.
@@ -40,6 +42,15 @@ pub struct Rabbitmq {
     turn: AtomicUsize,
     incarnations: AtomicU64,
     prefetch: Arc<Prefetch>,
+}
+
+/// A connection with one channel.
+pub struct Connected {
+    pub connection: Connection,
+    socket: Socket,
+    pub channel: Channel,
+    /// The broker's address as it may be printed.
+    pub address: String,
 }
 
 impl Rabbitmq {
@@ -72,7 +83,7 @@ impl Rabbitmq {
     }
 
     /// Connects to the URI whose turn it is. The next call takes the next one.
-    pub async fn connect(&self) -> Result<(Connection, Channel, String), SourceError> {
+    pub async fn connect(&self) -> Result<Connected, SourceError> {
         let uri = self.uri()?;
         let address = config::address(&uri);
         let tls = self.config.tls.load().await.map_err(|(path, cause)| {
@@ -83,22 +94,30 @@ impl Rabbitmq {
         let properties = ConnectionProperties::default()
             .with_connection_name(self.client_name.as_str().into())
             .with_client_property("product".into(), "sluice".into());
-        let runtime = lapin::runtime::default_runtime()
-            .map_err(|cause| address_error("cannot connect", &address, cause))?;
+        let socket = Socket::default();
         let connecting = async {
-            let connection =
-                Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
+            let connection = socket.connect(uri, properties, tls).await?;
             let channel = connection.create_channel().await?;
             Ok((connection, channel))
         };
-        match tokio::time::timeout(self.config.connect_timeout.0, connecting).await {
-            Ok(Ok((connection, channel))) => Ok((connection, channel, address)),
-            Ok(Err(cause)) => Err(address_error("cannot connect", &address, cause)),
-            Err(_) => Err(SourceError::new(format!(
+        let error = match tokio::time::timeout(self.config.connect_timeout.0, connecting).await {
+            Ok(Ok((connection, channel))) => {
+                return Ok(Connected {
+                    connection,
+                    socket,
+                    channel,
+                    address,
+                });
+            }
+            Ok(Err(cause)) => address_error("cannot connect", &address, cause),
+            Err(_) => SourceError::new(format!(
                 "{address} did not answer within {}",
                 self.config.connect_timeout
-            ))),
-        }
+            )),
+        };
+        // The client's thread would wait for the broker for ever.
+        socket.cut();
+        Err(error)
     }
 
     async fn consume(&self, channel: &Channel) -> Result<lapin::Consumer, lapin::Error> {
@@ -169,19 +188,24 @@ impl Source for Rabbitmq {
     }
 
     async fn open(&self) -> Result<Box<dyn Stream>, SourceError> {
-        let (connection, channel, address) = self.connect().await?;
+        let Connected {
+            connection,
+            socket,
+            channel,
+            address,
+        } = self.connect().await?;
         let limit = self.config.connect_timeout;
-        let consumer = match tokio::time::timeout(limit.0, self.consume(&channel)).await {
-            Ok(consumer) => consumer.map_err(|cause| {
-                let what = format!("cannot consume queue {:?}", self.config.queue);
-                address_error(&what, &address, cause)
-            })?,
-            Err(_) => {
-                return Err(SourceError::new(format!(
-                    "{address} did not answer within {limit}"
-                )));
-            }
+        let consuming = tokio::time::timeout(limit.0, self.consume(&channel)).await;
+        let Ok(consumer) = consuming else {
+            socket.cut();
+            return Err(SourceError::new(format!(
+                "{address} did not answer within {limit}"
+            )));
         };
+        let consumer = consumer.map_err(|cause| {
+            let what = format!("cannot consume queue {:?}", self.config.queue);
+            address_error(&what, &address, cause)
+        })?;
         let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(RabbitmqStream::new(Opened {
             source: Arc::clone(&self.name),
@@ -192,13 +216,19 @@ impl Source for Rabbitmq {
             incarnation,
             prefetch: Arc::clone(&self.prefetch),
             connection,
+            socket,
             channel,
             consumer,
         })))
     }
 
     async fn inspect(&self) -> Result<Vec<Finding>, SourceError> {
-        let (connection, channel, address) = self.connect().await?;
+        let Connected {
+            connection,
+            channel,
+            address,
+            ..
+        } = self.connect().await?;
         let vhost = connection.status().vhost().to_string();
         let queue = self.look(&channel).await.map_err(|cause| {
             let what = format!("cannot look at queue {:?}", self.config.queue);

@@ -25,12 +25,12 @@ pub struct RabbitmqConfig {
     pub uris: Vec<SecretString>,
     /// The queue's name. It must exist, unless `declare` is given.
     pub queue: String,
-    /// How many deliveries the broker may send ahead of their acknowledgement. All of them may be in memory
-    /// for a moment: for messages of several megabytes a few are enough.
+    /// How many deliveries the broker may send ahead of their acknowledgement.
     #[serde(default = "default_prefetch_count")]
     pub prefetch_count: NonZeroU16,
     /// How much they may take in memory together. `RabbitMQ` counts messages only: when they turn out to
-    /// be larger, they are given back, and the source asks for fewer at once until the node restarts.
+    /// be larger, the connection is cut, which gives them back, and the source asks for fewer at once until
+    /// the node restarts.
     #[serde(default = "default_prefetch")]
     pub prefetch: Size,
     /// How this consumer is called at the broker; empty: the broker chooses.

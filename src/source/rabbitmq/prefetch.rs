@@ -1,8 +1,8 @@
 //! How many deliveries the broker may send ahead, so that together they stay within so many bytes. Pure.
 //!
 //! AMQP's own limit in bytes is not implemented by `RabbitMQ`, and what the broker has sent cannot be sent
-//! back while the channel lives. So whoever holds too much gives everything back by ending its stream, and
-//! the next one asks for fewer messages. Invariant: at least one delivery is let through, however large.
+//! back while the channel lives. So whoever holds too much gives everything back by cutting its connection,
+//! and the next one asks for fewer messages. Invariant: at least one delivery is let through, however large.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 

@@ -17,6 +17,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions};
 use lapin::{Acker, Channel, Connection, Consumer, Event};
 
 use super::prefetch::{Exceeded, Prefetch};
+use super::socket::Socket;
 use super::{address_error, envelope};
 use crate::message::{Delivery, Receipt};
 use crate::metrics;
@@ -41,6 +42,7 @@ pub(super) struct Opened {
     pub incarnation: u64,
     pub prefetch: Arc<Prefetch>,
     pub connection: Connection,
+    pub socket: Socket,
     pub channel: Channel,
     pub consumer: Consumer,
 }
@@ -164,6 +166,8 @@ impl RabbitmqStream {
         let held = prefetch.hold(self.held.len(), self.held_bytes);
         held.map_err(|Exceeded { next }| {
             let Opened { queue, address, .. } = &self.opened;
+            // A close would be confirmed behind all that the broker has sent, and be read first.
+            self.opened.socket.cut();
             SourceError::new(format!(
                 "{} deliveries of queue {queue:?} at {address} take {}, more than prefetch = {}: \
                  giving them back and asking for {next} at once",
@@ -266,10 +270,14 @@ impl Stream for RabbitmqStream {
             Ok(Err(cause)) => {
                 tracing::debug!(source = &*self.opened.source, %cause, "the connection was gone already");
             }
-            Err(_) => tracing::debug!(
-                source = &*self.opened.source,
-                "the broker did not confirm the close"
-            ),
+            Err(_) => {
+                // What we hold would else come back only when the broker misses our heartbeats.
+                self.opened.socket.cut();
+                tracing::debug!(
+                    source = &*self.opened.source,
+                    "the broker did not confirm the close"
+                );
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What only a RabbitMQ source does.
 
+use std::time::Duration;
+
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -215,6 +217,54 @@ async fn unacknowledged_deliveries_are_bounded_by_their_bytes_too() {
     }
     assert_eq!(came, large);
     stream.close().await;
+}
+
+#[tokio::test]
+async fn an_ordered_stream_that_holds_too_much_gives_back_in_order() {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    for kind in [QueueKind::Classic, QueueKind::Quorum] {
+        let queue = Rig::get()
+            .rabbitmq
+            .queue_with(kind, arguments.clone())
+            .await;
+        let large = (0..8_u8).map(|n| (vec![b'0' + n; 400 << 10], BasicProperties::default()));
+        queue.publish_all(large.collect()).await;
+        let mut active = open(&rabbitmq_node(&queue, "prefetch = '1MiB'", true)).await;
+        let mut standby = open(&rabbitmq_node(&queue, "", true)).await;
+        let given_back = tokio::time::timeout(LIMIT, active.idle()).await;
+        given_back.expect("it holds too much");
+
+        let mut seen = Vec::new();
+        while seen.len() < 8 {
+            let taken = next(&mut standby, ALL).await;
+            seen.extend(taken.iter().map(|delivery| delivery.payload[0]));
+            settle(&mut standby, taken).await;
+        }
+        assert_eq!(seen, *b"01234567", "{kind:?}");
+        standby.close().await;
+        active.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_never_speaks_is_left_alone() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let table = format!(
+        "uris = ['amqp://guest:guest@{}']\nqueue = 'none'\nconnect_timeout = '300ms'",
+        listener.local_addr().unwrap()
+    );
+    let config: RabbitmqConfig = toml::from_str(&table).expect("the table is well formed");
+    let node = Rabbitmq::new(unique().into(), config, false, "test");
+    let opening = tokio::spawn(async move { node.open().await.map(drop) });
+    let (mut silent, _) = listener.accept().await.unwrap();
+    let mut header = Vec::new();
+    let hung_up = tokio::time::timeout(LIMIT, silent.read_to_end(&mut header)).await;
+    hung_up.expect("it hangs up").unwrap();
+    assert_eq!(header, b"AMQP\0\0\x09\x01");
+    opening.await.unwrap().expect_err("nobody answered");
+    let again = tokio::time::timeout(Duration::from_secs(3), listener.accept()).await;
+    assert!(again.is_err(), "the client goes on by itself");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::Place;
 use crate::cli::bench::load::Load;
 use crate::cli::bench::way;
-use crate::source::rabbitmq::{QueueType, Rabbitmq, RabbitmqConfig};
+use crate::source::rabbitmq::{Connected, QueueType, Rabbitmq, RabbitmqConfig};
 use crate::source::{Positions, Source};
 
 /// Messages that may be on their way to the broker at once.
@@ -56,7 +56,11 @@ impl Queue {
 
     /// Declares it.
     pub async fn make(&self) -> anyhow::Result<()> {
-        let (connection, channel, _) = self.client().connect().await?;
+        let Connected {
+            connection,
+            channel,
+            ..
+        } = self.client().connect().await?;
         let declared = self
             .config
             .declare
@@ -81,7 +85,11 @@ impl Queue {
 
     /// Deletes it with what is in it.
     pub async fn remove(&self) -> anyhow::Result<()> {
-        let (connection, channel, _) = self.client().connect().await?;
+        let Connected {
+            connection,
+            channel,
+            ..
+        } = self.client().connect().await?;
         channel
             .queue_delete(self.short_name(), QueueDeleteOptions::default())
             .await?;
@@ -93,7 +101,11 @@ impl Queue {
 #[async_trait]
 impl Place for Queue {
     async fn send(&self, load: &Load, first: u64, messages: u64) -> anyhow::Result<()> {
-        let (connection, channel, _) = self.client().connect().await?;
+        let Connected {
+            connection,
+            channel,
+            ..
+        } = self.client().connect().await?;
         channel
             .confirm_select(ConfirmSelectOptions::default())
             .await?;
