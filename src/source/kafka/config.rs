@@ -95,7 +95,7 @@ fn default_connect_timeout() -> Span {
     Span::secs(10)
 }
 fn default_prefetch() -> Size {
-    Size::mib(8)
+    Size::mib(4)
 }
 fn default_statistics_interval() -> Span {
     Span::secs(5)
