@@ -149,6 +149,12 @@ pub trait Engine<Tx>: Send + Sync {
     /// asked to [`Engine::wake`] and to [`Engine::confirm`].
     fn hands_over(&self) -> bool;
 
+    /// Whether what its look and its hand-over read of large tables for a handful of messages is found by an
+    /// index ([`Inbox::begin_small`](crate::inbox::Inbox::begin_small)); of a user's statements nobody knows.
+    fn reads_by_index(&self) -> bool {
+        false
+    }
+
     /// Step 3: who waits for these, in the batch's order. Only a look: [`Matched::hand`] makes it true.
     ///
     /// # Errors

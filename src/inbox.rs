@@ -44,6 +44,12 @@ pub trait Inbox: Clone + Send + Sync + 'static {
     /// Dropped, it is rolled back: so ends a mere look, which has nothing to commit.
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, DbError>> + Send;
 
+    /// The same for a handful of rows: statements are planned once on a connection and find what they need
+    /// by an index, so that only statements may run in it that are written for that.
+    fn begin_small(&self) -> impl Future<Output = Result<Self::Tx, DbError>> + Send {
+        self.begin()
+    }
+
     fn commit(&self, tx: Self::Tx) -> impl Future<Output = Result<(), DbError>> + Send;
 
     /// Connections of this node: idle, and in use.

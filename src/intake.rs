@@ -83,6 +83,9 @@ impl IntakeConfig {
     pub const LARGEST_BATCH: usize = 65_535;
 }
 
+/// Up to so many messages planning costs the server about as much as the work itself.
+const SMALL_BATCH: usize = 8;
+
 /// The way of every message of this node.
 pub struct Intake<I: Inbox> {
     inbox: I,
@@ -255,7 +258,11 @@ impl<I: Inbox> Intake<I> {
         ignored: &[Step],
     ) -> Result<Result<Vec<Fate>, Behind>, DbError> {
         // 2 begin
-        let mut tx = self.inbox.begin().await?;
+        let mut tx = if self.is_small(items) {
+            self.inbox.begin_small().await?
+        } else {
+            self.inbox.begin().await?
+        };
         let fates = if items.is_empty() {
             Vec::new()
         } else {
@@ -278,6 +285,15 @@ impl<I: Inbox> Intake<I> {
         crash_point!("after_commit");
         self.committed();
         Ok(Ok(fates))
+    }
+
+    /// Whether every statement of the batch finds what it needs by an index.
+    fn is_small(&self, items: &[Item]) -> bool {
+        items.len() <= SMALL_BATCH
+            && items.iter().filter_map(Item::route).all(|route| {
+                let engine = self.engines.get(&route.engine);
+                engine.is_some_and(|engine| engine.reads_by_index())
+            })
     }
 
     /// Steps 3 to 5, in a transaction that the caller commits. One fate for each item.

@@ -239,6 +239,10 @@ impl Engine<Tx> for CamundaTables {
         true
     }
 
+    fn reads_by_index(&self) -> bool {
+        true
+    }
+
     async fn look<'a>(
         &'a self,
         tx: &mut Tx,

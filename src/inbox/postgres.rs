@@ -4,7 +4,7 @@
 //! [`connect`], the statements of accepting stand in [`accept`], of driving in [`drive`], of order keys in
 //! [`order`], of positions in [`position`], of purging in [`purge`], of operating in [`operate`] and [`inspect`], the migrations in
 //! [`schema`]. Knows no broker and no engine, but lends its transaction to engines.
-//! Invariant: every write runs in a transaction of [`PostgresInbox::begin`], so that a session limit
+//! Invariant: every write runs in a transaction of [`PostgresInbox::begin_with`], so that a session limit
 //! stands behind every lock, and so that a session which a cancelled begin left open is ended.
 
 mod accept;
@@ -34,8 +34,8 @@ use self::connect::Connections;
 use self::statement::Schema;
 use super::{
     Change, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node, NodeIdentity,
-    OrderKey, PositionView, Purged, Rekey, Retention, RowId, RowView, SchemaStatus, StoredRow,
-    Take, UniqueKey,
+    OrderKey, Pooler, PositionView, Purged, Rekey, Retention, RowId, RowView, SchemaStatus,
+    StoredRow, Take, UniqueKey,
 };
 use crate::finding::Finding;
 use crate::position::{Advance, Beginning, Partition, Standing, Stored};
@@ -58,6 +58,7 @@ struct Inner {
     connections: Connections,
     schema: Schema,
     begin: SqlStr,
+    begin_small: SqlStr,
     /// The client's own limit for one statement.
     patience: Duration,
     /// Where the look for forgotten heads of order keys goes on, by the routes it is for.
@@ -90,7 +91,15 @@ impl PostgresInbox {
             .disable_statement_logging();
         let inner = Inner {
             connections: Connections::new(options, config.connections, config.pooler),
-            begin: begin_statement(config),
+            begin: begin_statement(config, PLANNED_ANEW),
+            begin_small: begin_statement(
+                config,
+                match config.pooler {
+                    Pooler::None => PLANNED_ONCE,
+                    // No plan outlives its statement there.
+                    Pooler::Transaction => PLANNED_ANEW,
+                },
+            ),
             patience: config.statement_timeout.0 + GRACE,
             rotation: Mutex::default(),
             accept: accept::Statements::new(&schema),
@@ -148,6 +157,11 @@ impl PostgresInbox {
         rotation.unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn begin_with(&self, statement: &SqlStr) -> Result<Tx, DbError> {
+        let begun = self.inner.connections.begin(statement.clone());
+        self.within("inbox.begin", begun).await
+    }
+
     /// Waits for one statement a little longer than the server would let it run.
     ///
     /// The server's own limit ends what is slow; this one ends what will never answer, because the
@@ -176,19 +190,29 @@ fn no_answer() -> sqlx::Error {
     ))
 }
 
+/// A plan that was made while a table was empty would read all of it for every batch, until the next ANALYZE.
+const PLANNED_ANEW: &str = "set_config('plan_cache_mode', 'force_custom_plan', true)";
+
+/// Half of what one message costs the server is planning. A plan that looks up one row after the other by an
+/// index is right for a handful of them, however large the table was when it was made; which index is the
+/// better one may change, so that sessions forget their plans from time to time. Before PostgreSQL 18 what is
+/// forbidden counts as so expensive that the server would compile the plan.
+const PLANNED_ONCE: &str = "set_config('plan_cache_mode', 'force_generic_plan', true), \
+     set_config('enable_seqscan', 'off', true), \
+     set_config('enable_hashjoin', 'off', true), \
+     set_config('enable_mergejoin', 'off', true), \
+     set_config('jit', 'off', true)";
+
 /// One round trip begins and sets the limits; local ones, so that a pooler between does not matter, and all
 /// in one statement, because idle nodes send little else.
-///
-/// Plans are made anew for each execution: a plan that was made while the table was empty would read
-/// all of it for every batch, until the next ANALYZE.
-fn begin_statement(config: &InboxConfig) -> SqlStr {
+fn begin_statement(config: &InboxConfig, planned: &str) -> SqlStr {
     AssertSqlSafe(format!(
         "/* inbox.begin */ BEGIN ISOLATION LEVEL READ COMMITTED; \
          SELECT set_config('idle_in_transaction_session_timeout', '{}', true), \
          set_config('lock_timeout', '{}', true), \
          set_config('statement_timeout', '{}', true), \
          set_config('synchronous_commit', '{}', true), \
-         set_config('plan_cache_mode', 'force_custom_plan', true)",
+         {planned}",
         config.idle_in_transaction_timeout.as_ms(),
         config.lock_timeout.as_ms(),
         config.statement_timeout.as_ms(),
@@ -206,11 +230,11 @@ impl Inbox for PostgresInbox {
     }
 
     async fn begin(&self) -> Result<Tx, DbError> {
-        self.within(
-            "inbox.begin",
-            self.inner.connections.begin(self.inner.begin.clone()),
-        )
-        .await
+        self.begin_with(&self.inner.begin).await
+    }
+
+    async fn begin_small(&self) -> Result<Tx, DbError> {
+        self.begin_with(&self.inner.begin_small).await
     }
 
     /// Commits, or fails: in an aborted transaction COMMIT alone would roll back and report no error, and

@@ -122,6 +122,10 @@ impl Engine<Tx> for Nowhere {
         false
     }
 
+    fn reads_by_index(&self) -> bool {
+        true
+    }
+
     async fn look<'a>(
         &'a self,
         _tx: &mut Tx,

@@ -20,6 +20,11 @@ use crate::inbox::Pooler;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that lay in the pool for longer is asked whether it still lives.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// So often a session forgets its plans. Which of two indexes is the better one cannot be told while a table
+/// is empty, and ANALYZE may be far away.
+const PLANS_KEPT: Duration = Duration::from_mins(1);
+/// More statements than two engines and the inbox have.
+const STATEMENTS_KEPT: usize = 250;
 /// Whoever waits for longer asks what is wrong.
 const USUAL: Duration = Duration::from_millis(500);
 /// How long the answer may take: a little less than what is left to the pool by then.
@@ -41,7 +46,7 @@ impl Connections {
     pub fn new(options: PgConnectOptions, at_most: u32, pooler: Pooler) -> Self {
         // Kept where a name would be kept, and only for as long.
         let options = match pooler {
-            Pooler::None => options,
+            Pooler::None => options.statement_cache_capacity(STATEMENTS_KEPT),
             Pooler::Transaction => options.statement_cache_capacity(0),
         };
         let pool = match pooler {
@@ -179,7 +184,12 @@ fn pool_options(at_most: u32) -> PgPoolOptions {
         .test_before_acquire(false)
         .before_acquire(|connection, meta| {
             Box::pin(async move {
-                if meta.idle_for > TRUSTED_IDLE {
+                let span = |age: Duration| age.as_secs() / PLANS_KEPT.as_secs();
+                let released = meta.age.saturating_sub(meta.idle_for);
+                if span(meta.age) > span(released) {
+                    let forget = "/* inbox.plans */ DISCARD PLANS";
+                    connection.execute(forget).await?;
+                } else if meta.idle_for > TRUSTED_IDLE {
                     connection.ping().await?;
                 }
                 Ok(true)

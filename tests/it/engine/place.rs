@@ -146,6 +146,13 @@ impl Place {
         self.node_on(config(&self.url(), self.schema.name()), json!({}), routes)
     }
 
+    /// The same on a single connection, so that what a session keeps is there.
+    pub fn node_of_one_connection(&self, routes: &[(&str, String)]) -> Node<'_> {
+        let mut config = config(&self.url(), self.schema.name());
+        config.connections = 1;
+        self.node_on(config, json!({}), routes)
+    }
+
     /// The same with settings of its engine, and without routes.
     pub fn idle_node(&self, settings: Value) -> Node<'_> {
         self.node_on(config(&self.url(), self.schema.name()), settings, &[])

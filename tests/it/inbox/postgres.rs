@@ -248,19 +248,40 @@ async fn begin_sets_the_limits_and_the_commit_takes_them_away() {
     });
     let settings = "SELECT concat_ws(' ', current_setting('idle_in_transaction_session_timeout'),
         current_setting('lock_timeout'), current_setting('statement_timeout'),
-        current_setting('synchronous_commit'), current_setting('transaction_isolation'))";
-    let mut tx = inbox.begin().await.unwrap();
-    let inside: String = sqlx::query_scalar(settings)
-        .fetch_one(&mut *tx)
-        .await
-        .unwrap();
-    assert_eq!(inside, "5s 5s 30s remote_apply read committed");
-    inbox.commit(tx).await.unwrap();
-    let outside: String = sqlx::query_scalar(settings)
-        .fetch_one(inbox.pool())
-        .await
-        .unwrap();
-    assert_eq!(outside, "0 0 0 on read committed");
+        current_setting('synchronous_commit'), current_setting('transaction_isolation'),
+        current_setting('plan_cache_mode'), current_setting('enable_seqscan'),
+        current_setting('enable_hashjoin'), current_setting('enable_mergejoin'), current_setting('jit'))";
+    let outside = async || -> String {
+        let set = sqlx::query_scalar(settings).fetch_one(inbox.pool()).await;
+        set.unwrap()
+    };
+    let usual = outside().await;
+    assert!(
+        usual.starts_with("0 0 0 on read committed auto on on on"),
+        "{usual}"
+    );
+    for small in [false, true] {
+        let begun = if small {
+            inbox.begin_small().await
+        } else {
+            inbox.begin().await
+        };
+        let mut tx = begun.unwrap();
+        let planned = if small {
+            "force_generic_plan off off off off"
+        } else {
+            "force_custom_plan on on on"
+        };
+        let inside = sqlx::query_scalar(settings).fetch_one(&mut *tx).await;
+        let inside: String = inside.unwrap();
+        let limits = "5s 5s 30s remote_apply read committed";
+        assert!(
+            inside.starts_with(&format!("{limits} {planned}")),
+            "{inside}"
+        );
+        inbox.commit(tx).await.unwrap();
+        assert_eq!(outside().await, usual);
+    }
 }
 
 #[tokio::test]
