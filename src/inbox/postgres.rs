@@ -4,8 +4,8 @@
 //! [`connect`], the statements of accepting stand in [`accept`], of driving in [`drive`], of order keys in
 //! [`order`], of positions in [`position`], of purging in [`purge`], of operating in [`operate`] and [`inspect`], the migrations in
 //! [`schema`]. Knows no broker and no engine, but lends its transaction to engines.
-//! Invariant: every write runs in a transaction of [`PostgresInbox::begin_with`], so that a session limit
-//! stands behind every lock, and so that a session which a cancelled begin left open is ended.
+//! Invariant: every write runs in a transaction of [`PostgresInbox::begin`] or its `begin_small`, so that a session
+//! limit stands behind every lock, and so that a session which a cancelled begin left open is ended.
 
 mod accept;
 mod connect;

@@ -285,6 +285,23 @@ async fn begin_sets_the_limits_and_the_commit_takes_them_away() {
 }
 
 #[tokio::test]
+async fn a_session_forgets_its_plans_after_a_minute() {
+    let Fresh { inbox: _, place } = fresh::<PostgresInbox>().await;
+    let inbox = node(&place, |config| config.connections = 1);
+    let run = async |sql: &'static str| inbox.pool().execute(sql).await.unwrap();
+    run("CREATE TABLE grows WITH (autovacuum_enabled = off) AS SELECT generate_series(1, 10) n; PREPARE kept AS SELECT n FROM grows").await;
+    let planned = async || -> String {
+        let plan = sqlx::query_scalar("EXPLAIN EXECUTE kept").fetch_one(inbox.pool());
+        plan.await.unwrap()
+    };
+    let small = planned().await;
+    run("INSERT INTO grows SELECT generate_series(1, 100000)").await;
+    assert_eq!(planned().await, small, "the plan is kept");
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_ne!(planned().await, small, "the plan is made anew");
+}
+
+#[tokio::test]
 async fn a_read_only_server_is_an_outage() {
     let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
     inbox
