@@ -15,7 +15,7 @@
 mod broker;
 mod decide;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rdkafka::TopicPartitionList;
@@ -24,8 +24,8 @@ use uuid::Uuid;
 
 use super::config::Start;
 use super::ledger::Ledger;
-use super::witness::{self, Wanted};
-use crate::position::{self, Claim, Mark, Stored};
+use super::witness::{self, Times, Wanted};
+use crate::position::{self, Claim, Stored};
 use crate::source::SourceError;
 use crate::units::Span;
 use broker::{Broker, Stand};
@@ -114,7 +114,7 @@ impl Begins<'_> {
         }
         let times = match self.ledger {
             Some(ledger) => witness::times(&ledger.client, &wanted(&found), self.limit)?,
-            None => BTreeMap::new(),
+            None => Times::new(),
         };
         self.open(found, &times)
     }
@@ -161,11 +161,7 @@ impl Begins<'_> {
     }
 
     /// Decides, says so, and begins the positions that are missing or about other records.
-    fn open(
-        &self,
-        found: Vec<Found>,
-        times: &BTreeMap<(String, i32), Mark>,
-    ) -> Result<Vec<Opening>, SourceError> {
+    fn open(&self, found: Vec<Found>, times: &Times) -> Result<Vec<Opening>, SourceError> {
         let mut openings = Vec::with_capacity(found.len());
         let (mut anew, mut beginnings) = (Vec::new(), Vec::new());
         for Found {

@@ -52,6 +52,13 @@ impl Context {
 
     /// New partitions: decides where each begins, and only then lets the client fetch.
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
+        if partitions.count() > 0 {
+            tracing::info!(
+                source = &*self.source,
+                partitions = partitions.count(),
+                "partitions came: looking where each begins"
+            );
+        }
         // A stream that is over claims nothing any more; its client waits for an answer all the same.
         if self.shared.state().is_wanted()
             && let Err(error) = self.begin(consumer, partitions)

@@ -1,9 +1,11 @@
 //! Reads single records to know them again: a topic that was deleted and made again has others in their place.
 //!
 //! With a client of its own that joins no group, because the group's client must not fetch before it is
-//! decided where it begins.
+//! decided where it begins; and on a thread of its own, because a client answers and closes in its own time,
+//! and the group waits for whoever asks here. Invariant: who asks has an answer within a limit.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -26,41 +28,73 @@ pub(super) struct Wanted {
     pub offset: i64,
 }
 
-/// The times of these records by topic and partition, one record of a partition. One that is gone, or has no
+/// The time of each record, by topic and partition.
+pub(super) type Times = BTreeMap<(String, i32), Mark>;
+
+/// The times of these records, one record of a partition. One that is gone, or has no
 /// time, is missing. Blocks.
 pub(super) fn times(
     client: &ClientConfig,
     wanted: &[Wanted],
     limit: Span,
-) -> Result<BTreeMap<(String, i32), Mark>, SourceError> {
-    let mut found = BTreeMap::new();
+) -> Result<Times, SourceError> {
     if wanted.is_empty() {
-        return Ok(found);
+        return Ok(Times::new());
     }
-    let mut client = client.clone();
+    let mut by_topic: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
+    for at in wanted {
+        let offsets = by_topic.entry(at.topic.clone()).or_default();
+        offsets.insert(at.partition, at.offset);
+    }
+    let topics = u32::try_from(by_topic.len()).unwrap_or(u32::MAX);
+    let patience = limit.0.saturating_mul(topics.saturating_add(1));
+    let (answer, answered) = mpsc::channel();
+    let client = client.clone();
+    std::thread::Builder::new()
+        .name("kafka-witness".to_owned())
+        .spawn(move || look(client, by_topic, limit, &answer))
+        .map_err(|cause| SourceError::new("cannot start a thread").because(cause))?;
+    answered.recv_timeout(patience).unwrap_or_else(|_| {
+        let patience = humantime::format_duration(patience);
+        let what =
+            format!("the client that looks at single records did not answer within {patience}");
+        Err(SourceError::new(what))
+    })
+}
+
+/// Answers before the client is dropped, which blocks until it has closed.
+fn look(
+    mut client: ClientConfig,
+    by_topic: BTreeMap<String, BTreeMap<i32, i64>>,
+    limit: Span,
+    answer: &mpsc::Sender<Result<Times, SourceError>>,
+) {
     client
         .set("enable.partition.eof", "true")
         .set("queued.min.messages", "1")
         .set("fetch.message.max.bytes", "65536")
         .set("statistics.interval.ms", "0")
         .remove("group.instance.id");
-    let consumer: BaseConsumer = client.create().map_err(asked)?;
-    let mut by_topic: BTreeMap<&str, BTreeMap<i32, i64>> = BTreeMap::new();
-    for Wanted {
-        topic,
-        partition,
-        offset,
-    } in wanted
-    {
-        by_topic
-            .entry(topic)
-            .or_default()
-            .insert(*partition, *offset);
-    }
+    let consumer: BaseConsumer = match client.create() {
+        Ok(consumer) => consumer,
+        Err(cause) => {
+            let _ = answer.send(Err(asked(cause)));
+            return;
+        }
+    };
+    let _ = answer.send(of_topics(&consumer, by_topic, limit));
+}
+
+fn of_topics(
+    consumer: &BaseConsumer,
+    by_topic: BTreeMap<String, BTreeMap<i32, i64>>,
+    limit: Span,
+) -> Result<Times, SourceError> {
+    let mut found = Times::new();
     // One topic after the other: the client tells the end of a partition by its number alone.
     for (topic, offsets) in by_topic {
-        for (partition, mark) in of_topic(&consumer, topic, offsets, limit)? {
-            found.insert((topic.to_owned(), partition), mark);
+        for (partition, mark) in of_topic(consumer, &topic, offsets, limit)? {
+            found.insert((topic.clone(), partition), mark);
         }
     }
     Ok(found)
