@@ -110,14 +110,16 @@ impl Rabbitmq {
                 });
             }
             Ok(Err(cause)) => address_error("cannot connect", &address, cause),
-            Err(_) => SourceError::new(format!(
-                "{address} did not answer within {}",
-                self.config.connect_timeout
-            )),
+            Err(_) => self.no_answer(&address),
         };
         // The client's thread would wait for the broker for ever.
         socket.cut();
         Err(error)
+    }
+
+    fn no_answer(&self, address: &str) -> SourceError {
+        let limit = self.config.connect_timeout;
+        SourceError::new(format!("{address} did not answer within {limit}"))
     }
 
     async fn consume(&self, channel: &Channel) -> Result<lapin::Consumer, lapin::Error> {
@@ -198,9 +200,7 @@ impl Source for Rabbitmq {
         let consuming = tokio::time::timeout(limit.0, self.consume(&channel)).await;
         let Ok(consumer) = consuming else {
             socket.cut();
-            return Err(SourceError::new(format!(
-                "{address} did not answer within {limit}"
-            )));
+            return Err(self.no_answer(&address));
         };
         let consumer = consumer.map_err(|cause| {
             let what = format!("cannot consume queue {:?}", self.config.queue);

@@ -137,6 +137,17 @@ async fn fill(copy: &Copy, numbers: RangeInclusive<i64>, sql: &str) {
     copy.run(&sql.replace("{rows}", &rows)).await;
 }
 
+/// Analysed while they were empty, with so many rows of each kind now.
+async fn filled(numbers: RangeInclusive<i64>) -> Copy {
+    let copy = Copy::of_the_engines_tables().await;
+    copy.run(EMPTY).await;
+    copy.deploy(&["receive-then-task", "fork-shared-catcher"])
+        .await;
+    copy.run(DEFINED).await;
+    fill(&copy, numbers, FULL).await;
+    copy
+}
+
 async fn let_wait(copy: &Copy, some: i64, reason: &str) {
     let sql = WAITING
         .replace("{some}", &some.to_string())
@@ -345,12 +356,7 @@ fn kinds() -> [Kind; 11] {
 
 #[tokio::test]
 async fn no_batch_and_no_sweep_reads_a_big_table_from_end_to_end() {
-    let copy = Copy::of_the_engines_tables().await;
-    copy.run(EMPTY).await;
-    copy.deploy(&["receive-then-task", "fork-shared-catcher"])
-        .await;
-    copy.run(DEFINED).await;
-    fill(&copy, 1..=ROWS, FULL).await;
+    let copy = filled(1..=ROWS).await;
     let node = copy.place.new_node(&routes());
     let watched = Watched {
         copy: &copy,
@@ -382,12 +388,7 @@ async fn no_batch_and_no_sweep_reads_a_big_table_from_end_to_end() {
 #[tokio::test]
 async fn no_single_message_reads_a_big_table_that_was_small_when_its_plans_were_made() {
     const BEFORE: i64 = 400;
-    let copy = Copy::of_the_engines_tables().await;
-    copy.run(EMPTY).await;
-    copy.deploy(&["receive-then-task", "fork-shared-catcher"])
-        .await;
-    copy.run(DEFINED).await;
-    fill(&copy, 1..=BEFORE, FULL).await;
+    let copy = filled(1..=BEFORE).await;
     let node = copy.place.node_of_one_connection(&routes());
     let watched = Watched {
         copy: &copy,
