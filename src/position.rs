@@ -25,12 +25,23 @@ pub struct Partition {
     pub source: String,
 }
 
-/// A record that was stored, to know a topic that was deleted and made again.
+/// A record by which a topic is known: one that was deleted and made again has another in its place.
+///
+/// It is one that was there when everything that the position counts had come. So it gives way to a later
+/// record only after it was seen in its place when that one had come already: under a reader that goes on, the
+/// later one may be of the new topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     pub offset: i64,
     /// Milliseconds since 1970, as the record says.
     pub at_ms: i64,
+}
+
+impl Mark {
+    /// Whether this one stands in its place now, and is another.
+    pub fn is_replaced_by(self, seen: Self) -> bool {
+        seen.offset == self.offset && seen != self
+    }
 }
 
 /// What the inbox keeps of a partition.
@@ -40,7 +51,6 @@ pub struct Stored {
     pub next: i64,
     /// Where the position began; a broker's offset that says so misses a position that is gone.
     pub since: i64,
-    /// The highest record that was counted.
     pub mark: Option<Mark>,
     /// Raised by every claim.
     pub epoch: i64,
@@ -73,18 +83,46 @@ pub struct Claim {
     stored: i64,
     /// What this assignment knows to be committed, from where it began to read.
     committed: Mutex<Covered>,
+    mark: Mutex<Option<Mark>>,
 }
 
 impl Claim {
-    /// `begin`: the first offset that is read, at most `stored`.
-    pub fn new(id: Uuid, epoch: i64, partition: Partition, stored: i64, begin: i64) -> Arc<Self> {
+    /// `begin`: the first offset that is read, at most `stored`. `mark`: a record that was there before.
+    pub fn new(
+        id: Uuid,
+        epoch: i64,
+        partition: Partition,
+        stored: i64,
+        begin: i64,
+        mark: Option<Mark>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             epoch,
             partition,
             stored,
             committed: Mutex::new(Covered::upto(begin)),
+            mark: Mutex::new(mark),
         })
+    }
+
+    /// What the topic is known by, if anything that has a time has come.
+    pub fn mark(&self) -> Option<Mark> {
+        *self.marked()
+    }
+
+    /// The first record of this assignment came; where nothing was known of the topic, this is.
+    pub fn meet(&self, first: Mark) {
+        self.marked().get_or_insert(first);
+    }
+
+    /// The mark was seen in its place after this record had come.
+    pub fn know_by(&self, later: Mark) {
+        *self.marked() = Some(later);
+    }
+
+    fn marked(&self) -> MutexGuard<'_, Option<Mark>> {
+        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything below this was committed; a database that says less has lost commits.
@@ -130,8 +168,6 @@ pub struct Step {
     pub claim: Arc<Claim>,
     /// From behind the delivery before it: offsets in between hold no record for us.
     pub offsets: Range<i64>,
-    /// The record's own time, if it has one.
-    pub at_ms: Option<i64>,
     /// Its offset was acknowledged before, and the database had lost it.
     pub again: bool,
 }
@@ -157,15 +193,10 @@ impl Advance {
             for step in &steps {
                 covered.add(step.offsets.clone());
             }
-            let last = steps.iter().max_by_key(|step| step.offsets.end);
-            let mark = last.and_then(|step| {
-                let offset = step.offsets.end - 1;
-                step.at_ms.map(|at_ms| Mark { offset, at_ms })
-            });
             Self {
                 claim,
                 offsets: covered.ahead().collect(),
-                mark,
+                mark: steps.first().and_then(|step| step.claim.mark()),
             }
         };
         by_claim.into_iter().map(advance).collect()
@@ -274,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_claim_tells_a_loss_from_another_assignment() {
-        let claim = Claim::new(Uuid::from_u128(1), 5, partition(), 100, 80);
+        let claim = Claim::new(Uuid::from_u128(1), 5, partition(), 100, 80, None);
         let judged = |claim: &Claim, id, epoch, next| {
             let claimed = Uuid::from_u128(id);
             let standing = Standing {
@@ -298,10 +329,12 @@ mod tests {
 
     #[test]
     fn the_steps_of_a_transaction_are_one_advance_for_each_claim() {
-        let claims = [1, 2].map(|id| Claim::new(Uuid::from_u128(id), 1, partition(), 0, 0));
+        let claims = [1, 2].map(|id| Claim::new(Uuid::from_u128(id), 1, partition(), 0, 0, None));
+        let mark = |offset| Mark { offset, at_ms: 90 };
+        claims[0].meet(mark(0));
+        claims[0].meet(mark(1));
         let step = |claim: usize, offsets: Range<i64>| Step {
             claim: Arc::clone(&claims[claim]),
-            at_ms: Some(offsets.end * 10),
             offsets,
             again: false,
         };
@@ -309,13 +342,9 @@ mod tests {
         let advances = Advance::of(&steps);
         assert_eq!(advances.len(), 2);
         assert_eq!(advances[0].offsets, [0..6, 8..9]);
-        assert_eq!(
-            advances[0].mark,
-            Some(Mark {
-                offset: 8,
-                at_ms: 90
-            })
-        );
+        assert_eq!(advances[0].mark, Some(mark(0)), "the first that came");
+        claims[0].know_by(mark(8));
+        assert_eq!(Advance::of(&steps)[0].mark, Some(mark(8)));
         assert_eq!(advances[1].offsets.first(), Some(&(4..5)));
     }
 }

@@ -10,6 +10,7 @@ mod config;
 mod context;
 mod fault;
 mod group;
+mod identity;
 mod inspect;
 mod ledger;
 mod membership;

@@ -1,7 +1,8 @@
 //! Statements on positions: how far each consumer group has come in each partition.
 //!
 //! Invariant: a batch finds a position by its claim alone, so that one of an earlier assignment, or of a
-//! database that has forgotten the claim, changes nothing.
+//! database that has forgotten the claim, changes nothing. (`record_offset` and `record_at_ms` are the [`Mark`],
+//! a record that the topic is known by; the migration's comment, from before, calls it the highest.)
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -35,9 +36,8 @@ statements! {
                     unnest(c.stored) AS r (stored)
                 WHERE lower_inf(r.stored)
             ),
-            record_at_ms = CASE WHEN s.record_offset >= COALESCE(p.record_offset, s.record_offset)
-                THEN s.record_at_ms ELSE p.record_at_ms END,
-            record_offset = GREATEST(p.record_offset, s.record_offset),
+            record_offset = s.record_offset,
+            record_at_ms = s.record_at_ms,
             changed_at = clock_timestamp()
         FROM step s
         WHERE p.claim = s.claim
@@ -67,7 +67,6 @@ statements! {
     list: r#"/* inbox.positions */
         SELECT source, group_id, cluster_id, topic, partition, next_offset, epoch,
             (SELECT COALESCE(sum(upper(r) - lower(r)), 0)::bigint FROM unnest(ahead) r) AS ahead,
-            record_at_ms,
             to_char(changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS changed_at
         FROM {s}.source_position
         ORDER BY source, topic, partition, group_id, cluster_id"#,
@@ -228,7 +227,6 @@ pub(super) async fn list(inbox: &PostgresInbox) -> Result<Vec<PositionView>, DbE
             partition: row.try_get("partition")?,
             next_offset: row.try_get("next_offset")?,
             ahead: row.try_get("ahead")?,
-            record_at_ms: row.try_get("record_at_ms")?,
             group_id: row.try_get("group_id")?,
             cluster_id: row.try_get("cluster_id")?,
             epoch: row.try_get("epoch")?,

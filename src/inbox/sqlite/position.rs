@@ -22,8 +22,7 @@ const WRITE: &str = concat!(
     r"/* inbox.advance_position */
     UPDATE source_position
     SET next_offset = ?2, ahead = ?3,
-        record_at_ms = iif(?4 >= ifnull(record_offset, ?4), ?5, record_at_ms),
-        record_offset = max(ifnull(record_offset, ?4), ifnull(?4, record_offset)),
+        record_offset = ?4, record_at_ms = ?5,
         changed_at = ",
     now!(),
     " WHERE claim = ?1"
@@ -57,7 +56,7 @@ const STANDING: &str = r"/* inbox.position_standing */
     SELECT claim, epoch, next_offset FROM source_position
     WHERE group_id = ?2 AND cluster_id = ?3 AND topic = ?4 AND partition = ?5";
 const LIST: &str = r"/* inbox.positions */
-    SELECT source, group_id, cluster_id, topic, partition, next_offset, epoch, record_at_ms, changed_at,
+    SELECT source, group_id, cluster_id, topic, partition, next_offset, epoch, changed_at,
         (SELECT ifnull(sum((value ->> 1) - (value ->> 0)), 0) FROM json_each(ahead)) AS ahead
     FROM source_position
     ORDER BY source, topic, partition, group_id, cluster_id";
@@ -187,7 +186,6 @@ pub(super) async fn list(pool: &SqlitePool) -> Result<Vec<PositionView>, sqlx::E
                 partition: row.try_get("partition")?,
                 next_offset: row.try_get("next_offset")?,
                 ahead: row.try_get("ahead")?,
-                record_at_ms: row.try_get("record_at_ms")?,
                 group_id: row.try_get("group_id")?,
                 cluster_id: row.try_get("cluster_id")?,
                 epoch: row.try_get("epoch")?,

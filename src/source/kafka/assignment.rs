@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::begin::{Opening, Position};
 use crate::message::{Delivery, Envelope, Receipt};
-use crate::position::{Claim, Step};
+use crate::position::{Claim, Mark, Step};
 use crate::source::Limits;
 use crate::source::prefix::{OutOfOrder, Tracker};
 
@@ -46,8 +46,18 @@ struct Lane {
     since: Option<i64>,
     /// What stands below was acknowledged before, and the database had lost it.
     again_below: i64,
+    /// The last record that came, if any came that has a time.
+    latest: Option<Mark>,
     /// Received and thrown away: the tracker waits for them, the intake never had them.
     discarded: usize,
+}
+
+/// What a topic is known by, and the record that had come last when somebody asked.
+#[derive(Debug, Clone)]
+pub(super) struct Marked {
+    pub claim: Arc<Claim>,
+    pub mark: Mark,
+    pub latest: Option<Mark>,
 }
 
 impl Lane {
@@ -61,12 +71,28 @@ impl Lane {
     }
 
     /// What a record adds to the position: itself, and the offsets before it that hold nothing for us.
-    fn step(&self, offset: i64, at_ms: Option<i64>) -> Option<Step> {
+    fn step(&self, offset: i64) -> Option<Step> {
         self.claim.as_ref().map(|claim| Step {
             claim: Arc::clone(claim),
             offsets: self.next..offset.saturating_add(1),
-            at_ms,
             again: offset < self.again_below,
+        })
+    }
+
+    /// A record with a time came.
+    fn saw(&mut self, record: Mark) {
+        if let (None, Some(claim)) = (self.latest, &self.claim) {
+            claim.meet(record);
+        }
+        self.latest = Some(record);
+    }
+
+    fn marked(&self) -> Option<Marked> {
+        let claim = self.claim.as_ref()?;
+        Some(Marked {
+            claim: Arc::clone(claim),
+            mark: claim.mark()?,
+            latest: self.latest,
         })
     }
 
@@ -99,6 +125,7 @@ impl Assignment {
             claim: opening.claim,
             since: at.since,
             again_below: opening.again_below,
+            latest: None,
             discarded: 0,
         };
         self.lanes.insert(lane, state);
@@ -164,8 +191,11 @@ impl Assignment {
         let receipt = self.tracker.deliver(lane, tag)?;
         let mut step = None;
         if let Some(state) = self.lanes.get_mut(&lane) {
-            step = state.step(offset, envelope.timestamp);
+            step = state.step(offset);
             state.next = offset.saturating_add(1);
+            if let Some(at_ms) = envelope.timestamp {
+                state.saw(Mark { offset, at_ms });
+            }
         }
         let delivery = Delivery {
             source: Arc::clone(source),
@@ -233,6 +263,11 @@ impl Assignment {
     pub(super) fn claims(&self) -> Vec<Arc<Claim>> {
         let claims = self.lanes.values().filter_map(|lane| lane.claim.as_ref());
         claims.cloned().collect()
+    }
+
+    /// What the topics of the assigned partitions are known by.
+    pub(super) fn marked(&self) -> Vec<Marked> {
+        self.lanes.values().filter_map(Lane::marked).collect()
     }
 
     /// What is assigned, and what the broker is to send next.
@@ -392,7 +427,7 @@ mod tests {
         };
         let opening = Opening {
             at: at(0, 5),
-            claim: Some(Claim::new(Uuid::nil(), 1, partition, 5, 5)),
+            claim: Some(Claim::new(Uuid::nil(), 1, partition, 5, 5, None)),
             again_below: 8,
             is_forgotten: true,
         };

@@ -180,8 +180,11 @@ impl Begins<'_> {
                 .as_ref()
                 .map(|_| kept.map_or(offset, |stored| stored.since));
             let claim = claim.and_then(|(partition, claim)| {
-                if let Some(Stored { next, epoch, .. }) = kept {
-                    return Some(Claim::new(claim, epoch, partition, next, offset));
+                if let Some(kept) = kept {
+                    let Stored {
+                        next, epoch, mark, ..
+                    } = kept;
+                    return Some(Claim::new(claim, epoch, partition, next, offset, mark));
                 }
                 anew.push(openings.len());
                 beginnings.push(position::Beginning {
@@ -208,8 +211,13 @@ impl Begins<'_> {
         if let Some(ledger) = self.ledger {
             let epochs = ledger.begin(&beginnings)?;
             for ((index, begun), epoch) in anew.into_iter().zip(beginnings).zip(epochs) {
-                let at = begun.at;
-                let claim = Claim::new(begun.claim, epoch, begun.partition, at, at);
+                let position::Beginning {
+                    partition,
+                    claim,
+                    at,
+                    mark,
+                } = begun;
+                let claim = Claim::new(claim, epoch, partition, at, at, mark);
                 openings[index].claim = Some(claim);
             }
         }

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::context::Context;
 use super::fault;
+use super::identity::Identity;
 use super::pattern;
 use super::pulse::Pulse;
 use super::shared::{Life, Shared, list};
@@ -94,6 +95,7 @@ fn live(plan: Plan, opened: oneshot::Sender<Result<(), SourceError>>) {
             buffer_bytes,
             down_limit,
             pulse: Pulse::new(Instant::now()),
+            identity: Identity::new(Instant::now()),
         };
         poller.run();
         poller.commit_rest();
@@ -174,6 +176,7 @@ struct Poller<'a> {
     buffer_bytes: usize,
     down_limit: Duration,
     pulse: Pulse,
+    identity: Identity,
 }
 
 impl Poller<'_> {
@@ -231,6 +234,10 @@ impl Poller<'_> {
                 self.shared.end(SourceError::new(what));
                 return None;
             }
+        }
+        if let Err(another) = self.identity.look(self.consumer.context(), now) {
+            self.shared.end(another);
+            return None;
         }
         Some(if full { Duration::ZERO } else { POLL })
     }

@@ -5,7 +5,7 @@
 //! and the group waits for whoever asks here. Invariant: who asks has an answer within a limit.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, TryRecvError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -31,6 +31,31 @@ pub(super) struct Wanted {
 /// The time of each record, by topic and partition.
 pub(super) type Times = BTreeMap<(String, i32), Mark>;
 
+/// A look that is under way.
+pub(super) struct Asked {
+    answered: mpsc::Receiver<Result<Times, SourceError>>,
+    patience: Duration,
+    until: Instant,
+}
+
+impl Asked {
+    /// The answer, if it is there or will not come any more. Does not block.
+    pub(super) fn answer(&self, now: Instant) -> Option<Result<Times, SourceError>> {
+        match self.answered.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(TryRecvError::Empty) if now < self.until => None,
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Some(Err(self.unanswered())),
+        }
+    }
+
+    fn unanswered(&self) -> SourceError {
+        let patience = humantime::format_duration(self.patience);
+        SourceError::new(format!(
+            "the client that looks at single records did not answer within {patience}"
+        ))
+    }
+}
+
 /// The times of these records, one record of a partition. One that is gone, or has no
 /// time, is missing. Blocks.
 pub(super) fn times(
@@ -41,6 +66,17 @@ pub(super) fn times(
     if wanted.is_empty() {
         return Ok(Times::new());
     }
+    let asked = ask(client, wanted, limit)?;
+    let answer = asked.answered.recv_timeout(asked.patience);
+    answer.unwrap_or_else(|_| Err(asked.unanswered()))
+}
+
+/// The same without waiting.
+pub(super) fn ask(
+    client: &ClientConfig,
+    wanted: &[Wanted],
+    limit: Span,
+) -> Result<Asked, SourceError> {
     let mut by_topic: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
     for at in wanted {
         let offsets = by_topic.entry(at.topic.clone()).or_default();
@@ -54,11 +90,10 @@ pub(super) fn times(
         .name("kafka-witness".to_owned())
         .spawn(move || look(client, by_topic, limit, &answer))
         .map_err(|cause| SourceError::new("cannot start a thread").because(cause))?;
-    answered.recv_timeout(patience).unwrap_or_else(|_| {
-        let patience = humantime::format_duration(patience);
-        let what =
-            format!("the client that looks at single records did not answer within {patience}");
-        Err(SourceError::new(what))
+    Ok(Asked {
+        answered,
+        patience,
+        until: Instant::now() + patience,
     })
 }
 
@@ -73,6 +108,8 @@ fn look(
         .set("enable.partition.eof", "true")
         .set("queued.min.messages", "1")
         .set("fetch.message.max.bytes", "65536")
+        // The least that it takes. The one batch that a record stands in comes all the same.
+        .set("fetch.max.bytes", "1000000")
         .set("statistics.interval.ms", "0")
         .remove("group.instance.id");
     let consumer: BaseConsumer = match client.create() {

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use sqlx::PgPool;
 
-use crate::daemon::{Config, Daemon, LIMIT};
+use crate::daemon::{Config, Daemon, LIMIT, Signal};
 use crate::rig::{Database, Rig, Server, Topic, eventually};
 
 const LEDGER: &str = "CREATE TABLE ledger (id text); CREATE SCHEMA sluice;";
@@ -295,6 +295,45 @@ async fn a_recreated_topic_is_read_from_its_beginning() {
         assert_eq!(daemon.count(recreated, &[("source", "orders")]).await, 0);
         daemon.stop().await;
     }
+}
+
+/// While the daemon runs, and so quickly that it finds as many records as it had read, or more.
+#[tokio::test]
+async fn a_topic_that_is_recreated_under_its_reader_is_read_from_its_beginning() {
+    let recreated_under_its_reader = async |count| {
+        let rig = Rig::get();
+        let topic = rig.topic(1).await;
+        let database = rig.database().await;
+        ledger(&database).await;
+        let daemon = Daemon::start(&config(&database, &topic), &[]).await;
+        let old = ids("old", 0..25);
+        produce(&topic, &old).await;
+        topic.wait_until_committed(topic.name(), LIMIT).await;
+
+        daemon.signal(Signal::Stop);
+        topic.delete().await;
+        topic.create().await;
+        let new = ids("new", 0..count);
+        produce(&topic, &new).await;
+        daemon.signal(Signal::Cont);
+        each_has_one_effect(&database, &[old, new].concat()).await;
+        let recreated = "sluice_kafka_topic_recreated_total";
+        assert_eq!(daemon.count(recreated, &[("source", "orders")]).await, 1);
+
+        // And goes on in the new one.
+        let newer = ids("newer", 0..5);
+        produce(&topic, &newer).await;
+        topic.wait_until_committed(topic.name(), LIMIT).await;
+        assert_eq!(
+            positions(&daemon).await,
+            [i64::try_from(count).unwrap() + 5]
+        );
+        daemon.stop().await;
+    };
+    tokio::join!(
+        recreated_under_its_reader(25),
+        recreated_under_its_reader(40)
+    );
 }
 
 #[tokio::test]

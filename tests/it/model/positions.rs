@@ -6,11 +6,11 @@
 //! copy of it may take its place, under living nodes (a failover that loses commits) or dead ones (a backup).
 //! A batch is one record; two are under way at once, and a commit's answer arrives later than the commit. The
 //! group's offset moves by acknowledgements, may be forgotten by the broker, and be set by an operator. The
-//! topic may be recreated: its offsets begin anew, with other records.
+//! topic may be recreated, also under a node that goes on reading where it stands: its offsets begin anew, with
+//! other records.
 //!
 //! **What is not.** How the effect comes about (rows and effects are one transaction: the other model), gaps
-//! between offsets (a property test of `Covered` has them), retention of records and of keys, a consumer that
-//! goes on reading when its topic is recreated under it.
+//! between offsets (a property test of `Covered` has them), retention of records and of keys.
 //!
 //! [`Rules`] has a switch for each rule; [`Rules::sluice`] is what the daemon does.
 
@@ -43,8 +43,11 @@ struct Rules {
     compares_with_known: bool,
     /// An assignment begins at the smaller of the group's offset and the stored position.
     begins_at_smaller: bool,
-    /// A position that belongs to another incarnation of the topic is noticed by its last record's time.
+    /// A position that belongs to another incarnation of the topic is noticed by the time of a record that it
+    /// knows: when an assignment begins, and now and then as long as it lasts.
     notices_recreation: bool,
+    /// That record gives way to a later one only when it was seen again in its place after the later one came.
+    mark_moves_by_looks: bool,
     /// The group's offset says since when there are positions, so that a missing one is noticed.
     commit_says_since: bool,
 }
@@ -60,6 +63,7 @@ impl Rules {
             compares_with_known: true,
             begins_at_smaller: true,
             notices_recreation: true,
+            mark_moves_by_looks: true,
             commit_says_since: true,
         }
     }
@@ -126,8 +130,8 @@ struct Database {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Stored {
     covered: Covered,
-    /// The last record that it counts.
-    last: Option<Record>,
+    /// A record of the topic that it is about.
+    mark: Option<Record>,
     since: Offset,
     /// Unique; the assignment that may advance it.
     assignment: u8,
@@ -181,6 +185,7 @@ enum Action {
     Answer(usize, usize),
     Ack(usize),
     Look(usize),
+    LookAtMark(usize),
     Notice(usize),
     // What may happen, or not.
     Revoke(usize),
@@ -227,10 +232,10 @@ impl World {
                 Some(_) => Action::FailOver,
             });
         }
+        if left.recreations > 0 {
+            actions.push(Action::Recreate);
+        }
         if !state.nodes.iter().any(Node::owns) {
-            if left.recreations > 0 {
-                actions.push(Action::Recreate);
-            }
             if left.forgotten_offsets > 0 && state.log.committed.is_some() {
                 actions.push(Action::ForgetOffsets);
             }
@@ -288,11 +293,12 @@ impl Model for World {
         match action {
             Action::Claim(node) => next.claim(rules, node),
             Action::Begin(node) => next.begin(node),
-            Action::Deliver(node) => next.deliver(node),
+            Action::Deliver(node) => next.deliver(rules, node),
             Action::Commit(node, batch) => next.commit(rules, node, batch),
             Action::Answer(node, batch) => next.nodes[node].answer(batch),
             Action::Ack(node) => next.ack(rules, node),
             Action::Look(node) => next.nodes[node].end(),
+            Action::LookAtMark(node) => next.look_at_mark(node),
             Action::Notice(node) => next.nodes[node].assigned = None,
             Action::Revoke(node) => {
                 left.revocations -= 1;
@@ -341,9 +347,12 @@ impl Model for World {
                 state.database.position.as_ref().is_none_or(|stored| {
                     let counted = (stored.since..stored.covered.next)
                         .chain(stored.covered.ahead.iter().copied());
-                    counted
-                        .into_iter()
-                        .all(|offset| state.has(stored.of, offset))
+                    let is_there = |offset| {
+                        let is_it =
+                            |row: &Record| row.offset == offset && row.incarnation >= stored.of;
+                        state.database.rows.iter().any(is_it)
+                    };
+                    counted.into_iter().all(is_there)
                 })
             }),
             Property::always(NO_FALSE_ALARM, |world: &Self, state: &State| {

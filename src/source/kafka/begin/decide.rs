@@ -26,11 +26,10 @@ pub(super) struct Known {
 impl Known {
     /// `seen`: the record as it stands in the partition now, if it is still there.
     pub(super) fn of(stored: Stored, seen: Option<Mark>) -> Self {
-        let differs =
-            |mark: Mark| seen.is_some_and(|seen| seen.offset == mark.offset && seen != mark);
+        let is_another = |mark: Mark| seen.is_some_and(|seen| mark.is_replaced_by(seen));
         Self {
             next: stored.next,
-            of_others: stored.mark.is_some_and(differs),
+            of_others: stored.mark.is_some_and(is_another),
         }
     }
 }

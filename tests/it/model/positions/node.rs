@@ -16,8 +16,10 @@ pub struct Assigned {
     assignment: u8,
     epoch: u8,
     since: Offset,
-    /// Of which topic it reads; of another one the broker gives it nothing but errors.
-    incarnation: u8,
+    /// A record that was there when everything up to it had come, if any has come or was known.
+    mark: Option<Record>,
+    /// The last record that came.
+    latest: Option<Record>,
     /// The next record to be read.
     next: Offset,
     /// What its batches are known to have committed, from where it began.
@@ -32,6 +34,8 @@ pub struct Assigned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Batch {
     record: Record,
+    /// What its assignment knew the topic by.
+    mark: Option<Record>,
     assignment: u8,
     epoch: u8,
     /// The database has it; the answer is on its way.
@@ -54,6 +58,12 @@ impl Assigned {
         self.next = offset;
         self.acked = offset;
         self.finished = Covered::upto(offset);
+    }
+
+    /// Whether a look at the mark finds another topic, or something to move on for.
+    fn may_look_at_mark(&self, state: &State) -> bool {
+        let is_gone = |mark: Record| mark.incarnation != state.log.incarnation;
+        self.mark.is_some_and(is_gone) || state.left.recreations > 0 && self.mark != self.latest
     }
 
     /// Below this everything is known to be stored.
@@ -79,8 +89,7 @@ impl Node {
             None if is_free => actions.push(Action::Claim(id)),
             None => {}
             Some(assigned) => {
-                let is_there = assigned.incarnation == state.log.incarnation && assigned.next < END;
-                if is_there && self.batches.len() < 2 {
+                if assigned.next < END && self.batches.len() < 2 {
                     actions.push(Action::Deliver(id));
                 }
                 if assigned.lost {
@@ -92,6 +101,9 @@ impl Node {
                 let found = state.found(rules, assigned.assignment, assigned.epoch, known);
                 if rules.compares_with_known && !matches!(found, Found::Ours) {
                     actions.push(Action::Look(id));
+                }
+                if rules.notices_recreation && assigned.may_look_at_mark(state) {
+                    actions.push(Action::LookAtMark(id));
                 }
             }
         }
@@ -137,7 +149,8 @@ impl State {
             assignment: self.assignments,
             epoch: 1,
             since: 0,
-            incarnation: self.log.incarnation,
+            mark: None,
+            latest: None,
             next: 0,
             finished: Covered::upto(0),
             claimed: 0,
@@ -158,16 +171,18 @@ impl State {
         stored.assignment = assigned.assignment;
         stored.epoch += 1;
         assigned.epoch = stored.epoch;
-        let of_another = |last: Record| last.incarnation != self.log.incarnation;
-        if rules.notices_recreation && stored.last.is_some_and(of_another) {
+        let of_another = |mark: Record| mark.incarnation != self.log.incarnation;
+        if rules.notices_recreation && stored.mark.is_some_and(of_another) {
             self.nodes[node].beginning = Some(assigned);
             return;
         }
-        if stored.last.is_none() {
+        if stored.mark.is_none() {
             stored.of = self.log.incarnation; // it counts nothing yet
         }
         let next = stored.covered.next;
         let committed = committed.map_or(next, |committed| committed.offset);
+        assigned.mark = stored.mark;
+        assigned.latest = stored.mark;
         assigned.since = stored.since;
         assigned.claimed = next;
         assigned.begin_at(if rules.begins_at_smaller {
@@ -186,11 +201,17 @@ impl State {
         if self.database.position.as_ref().is_some_and(taken) {
             return; // by another assignment: the stream ends, and asks again
         }
+        // The record before it, which is there.
+        assigned.mark = assigned.since.checked_sub(1).map(|offset| Record {
+            incarnation: self.log.incarnation,
+            offset,
+        });
+        assigned.latest = assigned.mark;
         assigned.claimed = assigned.since;
         assigned.begin_at(assigned.since);
         self.database.position = Some(Stored {
             covered: Covered::upto(assigned.since),
-            last: None,
+            mark: assigned.mark,
             since: assigned.since,
             assignment: assigned.assignment,
             epoch: assigned.epoch,
@@ -199,18 +220,24 @@ impl State {
         self.nodes[node].assigned = Some(assigned);
     }
 
-    /// The broker gives the next record; also to a node that it has thrown out.
-    pub fn deliver(&mut self, node: usize) {
+    /// The broker gives the next record, of whatever topic has the name now; also to a node that it has thrown out.
+    pub fn deliver(&mut self, rules: Rules, node: usize) {
         let incarnation = self.log.incarnation;
         let node = &mut self.nodes[node];
         let assigned = node.assigned.as_mut().expect("the partition is assigned");
         let offset = assigned.next;
         assigned.next += 1;
+        let record = Record {
+            incarnation,
+            offset,
+        };
+        assigned.latest = Some(record);
+        if assigned.mark.is_none() || !rules.mark_moves_by_looks {
+            assigned.mark = assigned.latest;
+        }
         node.batches.push(Batch {
-            record: Record {
-                incarnation,
-                offset,
-            },
+            record,
+            mark: assigned.mark,
             assignment: assigned.assignment,
             epoch: assigned.epoch,
             is_committed: false,
@@ -243,7 +270,7 @@ impl State {
         let known = known.map_or(0, Assigned::known);
         if !batch.position_is_out {
             match self.found(rules, batch.assignment, batch.epoch, known) {
-                Found::Ours => self.count(rules, batch.record),
+                Found::Ours => self.count(rules, batch),
                 Found::Taken => {}
                 Found::Behind => return self.nodes[node].end(),
             }
@@ -257,7 +284,7 @@ impl State {
         }
     }
 
-    fn count(&mut self, rules: Rules, record: Record) {
+    fn count(&mut self, rules: Rules, Batch { record, mark, .. }: Batch) {
         let Some(stored) = &mut self.database.position else {
             return;
         };
@@ -269,7 +296,22 @@ impl State {
         if !rules.remembers_ahead {
             stored.covered.ahead.clear();
         }
-        stored.last = stored.last.max(Some(record));
+        stored.mark = mark;
+    }
+
+    /// Reads the mark's record again: what came before the look is of the same topic, or the stream ends.
+    pub fn look_at_mark(&mut self, node: usize) {
+        let incarnation = self.log.incarnation;
+        let node = &mut self.nodes[node];
+        let assigned = node.assigned.as_mut().expect("the partition is assigned");
+        if assigned
+            .mark
+            .is_some_and(|mark| mark.incarnation != incarnation)
+        {
+            node.end();
+        } else {
+            assigned.mark = assigned.latest;
+        }
     }
 
     /// Moves the group's offset to the end of the finished prefix.

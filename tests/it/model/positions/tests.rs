@@ -160,6 +160,16 @@ fn a_recreation_that_nobody_notices_drops_messages() {
     breaks(QUIET_MEANS_STORED, rules, RECREATION);
 }
 
+/// The later record is of the new topic already, and is in its place.
+#[test]
+fn a_mark_that_moves_with_every_batch_drops_messages() {
+    let rules = Rules {
+        mark_moves_by_looks: false,
+        ..Rules::sluice()
+    };
+    breaks(QUIET_MEANS_STORED, rules, RECREATION);
+}
+
 /// The copy is older than the partition's first position.
 #[test]
 fn a_missing_position_that_nobody_misses_drops_messages() {
