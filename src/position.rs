@@ -26,10 +26,6 @@ pub struct Partition {
 }
 
 /// A record by which a topic is known: one that was deleted and made again has another in its place.
-///
-/// It is one that was there when everything that the position counts had come. So it gives way to a later
-/// record only after it was seen in its place when that one had come already: under a reader that goes on, the
-/// later one may be of the new topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     pub offset: i64,
@@ -38,7 +34,12 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Whether this one stands in its place now, and is another.
+    pub fn of(offset: Option<i64>, at_ms: Option<i64>) -> Option<Self> {
+        let (offset, at_ms) = (offset?, at_ms?);
+        Some(Self { offset, at_ms })
+    }
+
+    /// Whether `seen` stands in its place, and is another.
     pub fn is_replaced_by(self, seen: Self) -> bool {
         seen.offset == self.offset && seen != self
     }
@@ -51,9 +52,21 @@ pub struct Stored {
     pub next: i64,
     /// Where the position began; a broker's offset that says so misses a position that is gone.
     pub since: i64,
-    pub mark: Option<Mark>,
+    /// The highest record that was counted.
+    pub highest: Option<Mark>,
+    /// A record of the topic that the position is about. Under a reader that goes on when the topic is made
+    /// again, the highest one may be of the new topic; so the anchor gives way to a later record only after it
+    /// was seen in its place when that one had come already.
+    pub anchor: Option<Mark>,
     /// Raised by every claim.
     pub epoch: i64,
+}
+
+impl Stored {
+    /// The records that must be in their places, if they are still there.
+    pub fn marks(&self) -> impl Iterator<Item = Mark> {
+        self.highest.into_iter().chain(self.anchor)
+    }
 }
 
 /// Where a position begins that is missing, or is about other records.
@@ -62,6 +75,7 @@ pub struct Beginning {
     pub partition: Partition,
     pub claim: Uuid,
     pub at: i64,
+    /// The record before it, if it is there.
     pub mark: Option<Mark>,
 }
 
@@ -83,18 +97,18 @@ pub struct Claim {
     stored: i64,
     /// What this assignment knows to be committed, from where it began to read.
     committed: Mutex<Covered>,
-    mark: Mutex<Option<Mark>>,
+    anchor: Mutex<Option<Mark>>,
 }
 
 impl Claim {
-    /// `begin`: the first offset that is read, at most `stored`. `mark`: a record that was there before.
+    /// `begin`: the first offset that is read, at most `stored`. `anchor`: a record of the topic.
     pub fn new(
         id: Uuid,
         epoch: i64,
         partition: Partition,
         stored: i64,
         begin: i64,
-        mark: Option<Mark>,
+        anchor: Option<Mark>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
@@ -102,27 +116,27 @@ impl Claim {
             partition,
             stored,
             committed: Mutex::new(Covered::upto(begin)),
-            mark: Mutex::new(mark),
+            anchor: Mutex::new(anchor),
         })
     }
 
     /// What the topic is known by, if anything that has a time has come.
-    pub fn mark(&self) -> Option<Mark> {
-        *self.marked()
+    pub fn anchor(&self) -> Option<Mark> {
+        *self.lock_anchor()
     }
 
     /// The first record of this assignment came; where nothing was known of the topic, this is.
     pub fn meet(&self, first: Mark) {
-        self.marked().get_or_insert(first);
+        self.lock_anchor().get_or_insert(first);
     }
 
-    /// The mark was seen in its place after this record had come.
-    pub fn know_by(&self, later: Mark) {
-        *self.marked() = Some(later);
+    /// The anchor was seen in its place after this record had come.
+    pub fn move_anchor(&self, later: Mark) {
+        *self.lock_anchor() = Some(later);
     }
 
-    fn marked(&self) -> MutexGuard<'_, Option<Mark>> {
-        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_anchor(&self) -> MutexGuard<'_, Option<Mark>> {
+        self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything below this was committed; a database that says less has lost commits.
@@ -168,6 +182,8 @@ pub struct Step {
     pub claim: Arc<Claim>,
     /// From behind the delivery before it: offsets in between hold no record for us.
     pub offsets: Range<i64>,
+    /// The record's own time, if it has one.
+    pub at_ms: Option<i64>,
     /// Its offset was acknowledged before, and the database had lost it.
     pub again: bool,
 }
@@ -178,7 +194,10 @@ pub struct Advance {
     pub claim: Uuid,
     /// Rising, and without overlap.
     pub offsets: Vec<Range<i64>>,
-    pub mark: Option<Mark>,
+    /// The highest of these records that has a time.
+    pub highest: Option<Mark>,
+    /// What its topic is known by.
+    pub anchor: Option<Mark>,
 }
 
 impl Advance {
@@ -193,10 +212,13 @@ impl Advance {
             for step in &steps {
                 covered.add(step.offsets.clone());
             }
+            let mark = |step: &&Step| Mark::of(Some(step.offsets.end - 1), step.at_ms);
+            let marks = steps.iter().filter_map(mark);
             Self {
                 claim,
                 offsets: covered.ahead().collect(),
-                mark: steps.first().and_then(|step| step.claim.mark()),
+                highest: marks.max_by_key(|mark| mark.offset),
+                anchor: steps.first().and_then(|step| step.claim.anchor()),
             }
         };
         by_claim.into_iter().map(advance).collect()
@@ -330,11 +352,15 @@ mod tests {
     #[test]
     fn the_steps_of_a_transaction_are_one_advance_for_each_claim() {
         let claims = [1, 2].map(|id| Claim::new(Uuid::from_u128(id), 1, partition(), 0, 0, None));
-        let mark = |offset| Mark { offset, at_ms: 90 };
+        let mark = |offset| Mark {
+            offset,
+            at_ms: (offset + 1) * 10,
+        };
         claims[0].meet(mark(0));
         claims[0].meet(mark(1));
         let step = |claim: usize, offsets: Range<i64>| Step {
             claim: Arc::clone(&claims[claim]),
+            at_ms: Some(offsets.end * 10),
             offsets,
             again: false,
         };
@@ -342,9 +368,10 @@ mod tests {
         let advances = Advance::of(&steps);
         assert_eq!(advances.len(), 2);
         assert_eq!(advances[0].offsets, [0..6, 8..9]);
-        assert_eq!(advances[0].mark, Some(mark(0)), "the first that came");
-        claims[0].know_by(mark(8));
-        assert_eq!(Advance::of(&steps)[0].mark, Some(mark(8)));
+        assert_eq!(advances[0].highest, Some(mark(8)));
+        assert_eq!(advances[0].anchor, Some(mark(0)), "the first that came");
+        claims[0].move_anchor(mark(8));
+        assert_eq!(Advance::of(&steps)[0].anchor, Some(mark(8)));
         assert_eq!(advances[1].offsets.first(), Some(&(4..5)));
     }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
+use chrono::{DateTime, SecondsFormat};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
@@ -105,11 +106,13 @@ fn table(positions: &[PositionView]) -> String {
         "PARTITION",
         "NEXT",
         "AHEAD",
+        "LAST RECORD",
         "CHANGED",
         "GROUP",
         "CLUSTER",
     ];
     let rows = positions.iter().map(|at| {
+        let record = at.record_at_ms.and_then(DateTime::from_timestamp_millis);
         let ago = |at: &str| format!("{} ago", print::age(at));
         vec![
             at.source.clone(),
@@ -117,6 +120,9 @@ fn table(positions: &[PositionView]) -> String {
             at.partition.to_string(),
             at.next_offset.to_string(),
             at.ahead.to_string(),
+            record.map_or_else(String::new, |at| {
+                at.to_rfc3339_opts(SecondsFormat::Millis, true)
+            }),
             ago(&at.changed_at),
             at.group_id.clone(),
             at.cluster_id.clone(),

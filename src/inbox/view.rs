@@ -102,6 +102,8 @@ pub struct PositionView {
     pub next_offset: i64,
     /// Records that are stored beyond a gap, which a batch under way will close.
     pub ahead: i64,
+    /// The time of the highest record that is stored, in milliseconds since 1970.
+    pub record_at_ms: Option<i64>,
     pub group_id: String,
     pub cluster_id: String,
     /// How often it was assigned.

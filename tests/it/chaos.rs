@@ -37,6 +37,9 @@ use crate::rig::eventually;
 const OVERLAP: usize = 5;
 /// How long everything may take once nothing is broken any more.
 const DRAIN: Duration = Duration::from_mins(4);
+/// When no node is let into a group for so long, somebody is woken (the alert `SluiceSourceDisconnected` takes two
+/// minutes) and restarts Kafka, as README says.
+const WOKEN: Duration = Duration::from_mins(1);
 /// How often it is said what is still to be done.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
 
@@ -48,6 +51,8 @@ struct Run<'a> {
     sent: Sent,
     events: Vec<Event>,
     rounds: u64,
+    /// How often Kafka was restarted because it let nobody in.
+    kafka_restarts: usize,
 }
 
 impl Run<'_> {
@@ -105,15 +110,15 @@ impl Run<'_> {
         for sent in sent {
             self.sent.add(sent);
         }
-        self.drain().await;
+        self.kafka_restarts += self.drain().await;
     }
 
     /// Waits until every node works, and then until everything is done, as far as it can be seen; the checker
-    /// says what is missing.
+    /// says what is missing. Returns how often Kafka had to be restarted.
     ///
     /// # Panics
     /// When a daemon ended by itself.
-    async fn drain(&self) {
+    async fn drain(&self) -> usize {
         for node in &self.world.nodes {
             let daemon = &node.lock().await.daemon;
             eventually("every daemon working", DRAIN, async || {
@@ -138,11 +143,24 @@ impl Run<'_> {
             let all = usize::try_from(done).ok()? >= unique;
             (all && done == states.values().sum::<i64>() && left == 0).then_some(())
         };
-        let waiting = eventually("everything being done", DRAIN * 2, settled);
-        if tokio::time::timeout(DRAIN, waiting).await.is_err() {
-            say(&format!("not everything was done within {DRAIN:?}"));
-            self.world.tell().await;
-            return;
+        let mut restarts = 0;
+        let mut stuck = std::pin::pin!(self.world.until_kafka_is_stuck(WOKEN));
+        let mut waiting = std::pin::pin!(eventually("everything being done", DRAIN * 2, settled));
+        let mut late = std::pin::pin!(tokio::time::sleep(DRAIN));
+        loop {
+            tokio::select! {
+                () = &mut waiting => break,
+                () = &mut stuck, if restarts == 0 => {
+                    say("Kafka answers and lets nobody into a group: it is restarted, as an operator would");
+                    self.world.kafka.lock().await.restart().await;
+                    restarts += 1;
+                }
+                () = &mut late => {
+                    say(&format!("not everything was done within {DRAIN:?}"));
+                    self.world.tell().await;
+                    return restarts;
+                }
+            }
         }
         join_all(
             self.world
@@ -151,6 +169,7 @@ impl Run<'_> {
                 .map(|source| source.entrance.until_drained()),
         )
         .await;
+        restarts
     }
 
     async fn figures(&self, verdict: &Verdict) -> Figures {
@@ -171,6 +190,7 @@ impl Run<'_> {
             other_build: self.options.other_build(),
             seconds: self.begun.elapsed().as_secs(),
             rounds: self.rounds,
+            kafka_restarts: self.kafka_restarts,
             ..Figures::of(&story)
         }
     }
@@ -188,6 +208,7 @@ async fn every_message_has_one_effect_in_its_order_while_everything_breaks() {
         sent: Sent::default(),
         events: Vec::new(),
         rounds: 0,
+        kafka_restarts: 0,
     };
     let ended = AssertUnwindSafe(run.rounds()).catch_unwind().await;
     if !matches!(&ended, Ok((verdict, _)) if verdict.is_good()) {

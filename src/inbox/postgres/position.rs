@@ -1,8 +1,7 @@
 //! Statements on positions: how far each consumer group has come in each partition.
 //!
 //! Invariant: a batch finds a position by its claim alone, so that one of an earlier assignment, or of a
-//! database that has forgotten the claim, changes nothing. (`record_offset` and `record_at_ms` are the [`Mark`],
-//! a record that the topic is known by; the migration's comment, from before, calls it the highest.)
+//! database that has forgotten the claim, changes nothing.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -21,9 +20,10 @@ statements! {
     // that their commits stand in the order of their numbers.
     advance: r"/* inbox.advance_positions */
         WITH step AS MATERIALIZED (
-            SELECT p.claim, s.offsets::int8multirange AS offsets, s.record_offset, s.record_at_ms
-            FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[])
-                AS s (claim, offsets, record_offset, record_at_ms)
+            SELECT p.claim, s.offsets::int8multirange AS offsets,
+                s.record_offset, s.record_at_ms, s.anchor_offset, s.anchor_at_ms
+            FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+                AS s (claim, offsets, record_offset, record_at_ms, anchor_offset, anchor_at_ms)
             JOIN {s}.source_position p ON p.claim = s.claim
             ORDER BY p.claim
             FOR UPDATE OF p
@@ -36,8 +36,11 @@ statements! {
                     unnest(c.stored) AS r (stored)
                 WHERE lower_inf(r.stored)
             ),
-            record_offset = s.record_offset,
-            record_at_ms = s.record_at_ms,
+            record_at_ms = CASE WHEN s.record_offset >= COALESCE(p.record_offset, s.record_offset)
+                THEN s.record_at_ms ELSE p.record_at_ms END,
+            record_offset = GREATEST(p.record_offset, s.record_offset),
+            anchor_offset = s.anchor_offset,
+            anchor_at_ms = s.anchor_at_ms,
             changed_at = clock_timestamp()
         FROM step s
         WHERE p.claim = s.claim
@@ -46,16 +49,17 @@ statements! {
         UPDATE {s}.source_position
         SET claim = $6, source = $1, epoch = epoch + 1, changed_at = clock_timestamp()
         WHERE group_id = $2 AND cluster_id = $3 AND topic = $4 AND partition = $5
-        RETURNING next_offset, since, record_offset, record_at_ms, epoch",
+        RETURNING next_offset, since, record_offset, record_at_ms, anchor_offset, anchor_at_ms, epoch",
     begin: r"/* inbox.begin_position */
         INSERT INTO {s}.source_position AS p (
             source, group_id, cluster_id, topic, partition,
-            claim, epoch, next_offset, since, record_offset, record_at_ms
+            claim, epoch, next_offset, since, record_offset, record_at_ms, anchor_offset, anchor_at_ms
         )
-        VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $7, $8, $9)
+        VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $7, $8, $9, $8, $9)
         ON CONFLICT (group_id, cluster_id, topic, partition) DO UPDATE
         SET next_offset = EXCLUDED.next_offset, ahead = '{}', since = EXCLUDED.since,
             record_offset = EXCLUDED.record_offset, record_at_ms = EXCLUDED.record_at_ms,
+            anchor_offset = EXCLUDED.anchor_offset, anchor_at_ms = EXCLUDED.anchor_at_ms,
             changed_at = clock_timestamp()
         WHERE p.claim = EXCLUDED.claim
         RETURNING epoch",
@@ -67,6 +71,7 @@ statements! {
     list: r#"/* inbox.positions */
         SELECT source, group_id, cluster_id, topic, partition, next_offset, epoch,
             (SELECT COALESCE(sum(upper(r) - lower(r)), 0)::bigint FROM unnest(ahead) r) AS ahead,
+            record_at_ms,
             to_char(changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS changed_at
         FROM {s}.source_position
         ORDER BY source, topic, partition, group_id, cluster_id"#,
@@ -79,17 +84,21 @@ pub(super) async fn advance(
 ) -> Result<HashMap<Uuid, i64>, DbError> {
     let claims: Vec<Uuid> = advances.iter().map(|advance| advance.claim).collect();
     let offsets: Vec<String> = advances.iter().map(multirange).collect();
-    let marks = |of: fn(Mark) -> i64| -> Vec<Option<i64>> {
-        advances
-            .iter()
-            .map(|advance| advance.mark.map(of))
-            .collect()
+    let highest = |of: fn(Mark) -> i64| -> Vec<Option<i64>> {
+        let of = |advance: &Advance| advance.highest.map(of);
+        advances.iter().map(of).collect()
+    };
+    let anchors = |of: fn(Mark) -> i64| -> Vec<Option<i64>> {
+        let of = |advance: &Advance| advance.anchor.map(of);
+        advances.iter().map(of).collect()
     };
     let query = sqlx::query(inbox.inner.position.advance.clone())
         .bind(claims)
         .bind(offsets)
-        .bind(marks(|mark| mark.offset))
-        .bind(marks(|mark| mark.at_ms))
+        .bind(highest(|mark| mark.offset))
+        .bind(highest(|mark| mark.at_ms))
+        .bind(anchors(|mark| mark.offset))
+        .bind(anchors(|mark| mark.at_ms))
         .try_map(|row: PgRow| Ok((row.try_get("claim")?, row.try_get("next_offset")?)));
     let advanced = inbox
         .within("inbox.advance_positions", query.fetch_all(&mut **tx))
@@ -130,7 +139,8 @@ pub(super) async fn claim(
                 Ok(Stored {
                     next: row.try_get("next_offset")?,
                     since: row.try_get("since")?,
-                    mark: mark(row.try_get("record_offset")?, row.try_get("record_at_ms")?),
+                    highest: Mark::of(row.try_get("record_offset")?, row.try_get("record_at_ms")?),
+                    anchor: Mark::of(row.try_get("anchor_offset")?, row.try_get("anchor_at_ms")?),
                     epoch: row.try_get("epoch")?,
                 })
             });
@@ -140,11 +150,6 @@ pub(super) async fn claim(
     }
     inbox.commit(tx).await?;
     Ok(stored)
-}
-
-fn mark(offset: Option<i64>, at_ms: Option<i64>) -> Option<Mark> {
-    let (offset, at_ms) = (offset?, at_ms?);
-    Some(Mark { offset, at_ms })
 }
 
 pub(super) async fn begin(
@@ -227,6 +232,7 @@ pub(super) async fn list(inbox: &PostgresInbox) -> Result<Vec<PositionView>, DbE
             partition: row.try_get("partition")?,
             next_offset: row.try_get("next_offset")?,
             ahead: row.try_get("ahead")?,
+            record_at_ms: row.try_get("record_at_ms")?,
             group_id: row.try_get("group_id")?,
             cluster_id: row.try_get("cluster_id")?,
             epoch: row.try_get("epoch")?,

@@ -14,7 +14,7 @@ use super::{PostgresInbox, Tx};
 use crate::inbox::{DbError, Inbox as _, Pooler, SchemaStatus};
 
 /// Version, description and text of each migration; a landed one is never changed.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (
         1,
         "inbox",
@@ -24,6 +24,11 @@ const MIGRATIONS: [(i64, &str, &str); 2] = [
         2,
         "source position",
         include_str!("../../../migrations/postgres/0002_source_position.sql"),
+    ),
+    (
+        3,
+        "position anchor",
+        include_str!("../../../migrations/postgres/0003_position_anchor.sql"),
     ),
 ];
 

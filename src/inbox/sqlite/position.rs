@@ -22,7 +22,9 @@ const WRITE: &str = concat!(
     r"/* inbox.advance_position */
     UPDATE source_position
     SET next_offset = ?2, ahead = ?3,
-        record_offset = ?4, record_at_ms = ?5,
+        record_at_ms = iif(?4 >= ifnull(record_offset, ?4), ?5, record_at_ms),
+        record_offset = max(ifnull(record_offset, ?4), ifnull(?4, record_offset)),
+        anchor_offset = ?6, anchor_at_ms = ?7,
         changed_at = ",
     now!(),
     " WHERE claim = ?1"
@@ -34,20 +36,21 @@ const CLAIM: &str = concat!(
     now!(),
     r"
     WHERE group_id = ?2 AND cluster_id = ?3 AND topic = ?4 AND partition = ?5
-    RETURNING next_offset, since, record_offset, record_at_ms, epoch"
+    RETURNING next_offset, since, record_offset, record_at_ms, anchor_offset, anchor_at_ms, epoch"
 );
 const BEGIN: &str = concat!(
     r"/* inbox.begin_position */
     INSERT INTO source_position (
         source, group_id, cluster_id, topic, partition,
-        claim, epoch, next_offset, since, record_offset, record_at_ms, changed_at
+        claim, epoch, next_offset, since, record_offset, record_at_ms, anchor_offset, anchor_at_ms, changed_at
     )
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?7, ?8, ?9, ",
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?7, ?8, ?9, ?8, ?9, ",
     now!(),
     r")
     ON CONFLICT (group_id, cluster_id, topic, partition) DO UPDATE
     SET next_offset = excluded.next_offset, ahead = '[]', since = excluded.since,
         record_offset = excluded.record_offset, record_at_ms = excluded.record_at_ms,
+        anchor_offset = excluded.anchor_offset, anchor_at_ms = excluded.anchor_at_ms,
         changed_at = excluded.changed_at
     WHERE claim = excluded.claim
     RETURNING epoch"
@@ -56,7 +59,7 @@ const STANDING: &str = r"/* inbox.position_standing */
     SELECT claim, epoch, next_offset FROM source_position
     WHERE group_id = ?2 AND cluster_id = ?3 AND topic = ?4 AND partition = ?5";
 const LIST: &str = r"/* inbox.positions */
-    SELECT source, group_id, cluster_id, topic, partition, next_offset, epoch, changed_at,
+    SELECT source, group_id, cluster_id, topic, partition, next_offset, epoch, record_at_ms, changed_at,
         (SELECT ifnull(sum((value ->> 1) - (value ->> 0)), 0) FROM json_each(ahead)) AS ahead
     FROM source_position
     ORDER BY source, topic, partition, group_id, cluster_id";
@@ -88,8 +91,10 @@ pub(super) async fn advance(
             .bind(advance.claim)
             .bind(covered.next())
             .bind(ahead)
-            .bind(advance.mark.map(|mark| mark.offset))
-            .bind(advance.mark.map(|mark| mark.at_ms))
+            .bind(advance.highest.map(|mark| mark.offset))
+            .bind(advance.highest.map(|mark| mark.at_ms))
+            .bind(advance.anchor.map(|mark| mark.offset))
+            .bind(advance.anchor.map(|mark| mark.at_ms))
             .execute(&mut **tx)
             .await?;
         advanced.insert(advance.claim, covered.next());
@@ -114,14 +119,11 @@ pub(super) async fn claim(
     let mut stored = Vec::with_capacity(claims.len());
     for (partition, claim) in claims {
         let query = of(CLAIM, partition).bind(*claim).try_map(|row: SqliteRow| {
-            let offset: Option<i64> = row.try_get("record_offset")?;
-            let at_ms: Option<i64> = row.try_get("record_at_ms")?;
             Ok(Stored {
                 next: row.try_get("next_offset")?,
                 since: row.try_get("since")?,
-                mark: offset
-                    .zip(at_ms)
-                    .map(|(offset, at_ms)| Mark { offset, at_ms }),
+                highest: Mark::of(row.try_get("record_offset")?, row.try_get("record_at_ms")?),
+                anchor: Mark::of(row.try_get("anchor_offset")?, row.try_get("anchor_at_ms")?),
                 epoch: row.try_get("epoch")?,
             })
         });
@@ -186,6 +188,7 @@ pub(super) async fn list(pool: &SqlitePool) -> Result<Vec<PositionView>, sqlx::E
                 partition: row.try_get("partition")?,
                 next_offset: row.try_get("next_offset")?,
                 ahead: row.try_get("ahead")?,
+                record_at_ms: row.try_get("record_at_ms")?,
                 group_id: row.try_get("group_id")?,
                 cluster_id: row.try_get("cluster_id")?,
                 epoch: row.try_get("epoch")?,

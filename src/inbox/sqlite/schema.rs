@@ -10,7 +10,7 @@ use super::SqliteInbox;
 use crate::inbox::SchemaStatus;
 
 /// Version, description and text of each migration; a landed one is never changed.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (
         1,
         "inbox",
@@ -20,6 +20,11 @@ const MIGRATIONS: [(i64, &str, &str); 2] = [
         2,
         "source position",
         include_str!("../../../migrations/sqlite/0002_source_position.sql"),
+    ),
+    (
+        3,
+        "position anchor",
+        include_str!("../../../migrations/sqlite/0003_position_anchor.sql"),
     ),
 ];
 const TABLE: &str = "schema_migration";

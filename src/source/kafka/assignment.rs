@@ -1,7 +1,7 @@
 //! What this member of the group has: its partitions, the records that wait for the intake, and how far
 //! each partition is finished.
 //!
-//! Pure: no broker, no lock, no clock. Invariant: nothing is buffered, handed out or committed of a
+//! No broker and no clock. Invariant: nothing is buffered, handed out or committed of a
 //! partition that is not assigned; an offset to commit is one behind a finished prefix.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -54,9 +54,9 @@ struct Lane {
 
 /// What a topic is known by, and the record that had come last when somebody asked.
 #[derive(Debug, Clone)]
-pub(super) struct Marked {
+pub(super) struct Anchored {
     pub claim: Arc<Claim>,
-    pub mark: Mark,
+    pub anchor: Mark,
     pub latest: Option<Mark>,
 }
 
@@ -71,10 +71,11 @@ impl Lane {
     }
 
     /// What a record adds to the position: itself, and the offsets before it that hold nothing for us.
-    fn step(&self, offset: i64) -> Option<Step> {
+    fn step(&self, offset: i64, at_ms: Option<i64>) -> Option<Step> {
         self.claim.as_ref().map(|claim| Step {
             claim: Arc::clone(claim),
             offsets: self.next..offset.saturating_add(1),
+            at_ms,
             again: offset < self.again_below,
         })
     }
@@ -87,11 +88,11 @@ impl Lane {
         self.latest = Some(record);
     }
 
-    fn marked(&self) -> Option<Marked> {
+    fn anchored(&self) -> Option<Anchored> {
         let claim = self.claim.as_ref()?;
-        Some(Marked {
+        Some(Anchored {
             claim: Arc::clone(claim),
-            mark: claim.mark()?,
+            anchor: claim.anchor()?,
             latest: self.latest,
         })
     }
@@ -191,7 +192,7 @@ impl Assignment {
         let receipt = self.tracker.deliver(lane, tag)?;
         let mut step = None;
         if let Some(state) = self.lanes.get_mut(&lane) {
-            step = state.step(offset);
+            step = state.step(offset, envelope.timestamp);
             state.next = offset.saturating_add(1);
             if let Some(at_ms) = envelope.timestamp {
                 state.saw(Mark { offset, at_ms });
@@ -266,8 +267,8 @@ impl Assignment {
     }
 
     /// What the topics of the assigned partitions are known by.
-    pub(super) fn marked(&self) -> Vec<Marked> {
-        self.lanes.values().filter_map(Lane::marked).collect()
+    pub(super) fn anchored(&self) -> Vec<Anchored> {
+        self.lanes.values().filter_map(Lane::anchored).collect()
     }
 
     /// What is assigned, and what the broker is to send next.

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::config::Start;
 use super::ledger::Ledger;
-use super::witness::{self, Times, Wanted};
+use super::witness::{self, Records, Wanted};
 use crate::position::{self, Claim, Stored};
 use crate::source::SourceError;
 use crate::units::Span;
@@ -112,11 +112,11 @@ impl Begins<'_> {
                 bounds: Bounds { low, high },
             });
         }
-        let times = match self.ledger {
-            Some(ledger) => witness::times(&ledger.client, &wanted(&found), self.limit)?,
-            None => Times::new(),
+        let seen = match self.ledger {
+            Some(ledger) => witness::records(&ledger.client, &wanted(&found), self.limit)?,
+            None => Records::new(),
         };
-        self.open(found, &times)
+        self.open(found, &seen)
     }
 
     /// A fresh claim for each partition, where the inbox keeps positions.
@@ -161,7 +161,7 @@ impl Begins<'_> {
     }
 
     /// Decides, says so, and begins the positions that are missing or about other records.
-    fn open(&self, found: Vec<Found>, times: &Times) -> Result<Vec<Opening>, SourceError> {
+    fn open(&self, found: Vec<Found>, records: &Records) -> Result<Vec<Opening>, SourceError> {
         let mut openings = Vec::with_capacity(found.len());
         let (mut anew, mut beginnings) = (Vec::new(), Vec::new());
         for Found {
@@ -171,8 +171,9 @@ impl Begins<'_> {
             bounds,
         } in found
         {
-            let seen = times.get(&(stand.topic.clone(), stand.partition)).copied();
-            let known = stored.map(|stored| Known::of(stored, seen));
+            let seen = records.get(&(stand.topic.clone(), stand.partition));
+            let seen = seen.map_or(&[][..], Vec::as_slice);
+            let known = stored.map(|stored| Known::of(stored, seen, bounds));
             let begin = decide(stand.offset, stand.since, known, bounds);
             let offset = announce(begin, self.source, &stand, bounds)?;
             let kept = stored.filter(|stored| begin.keeps_position(*stored));
@@ -181,10 +182,9 @@ impl Begins<'_> {
                 .map(|_| kept.map_or(offset, |stored| stored.since));
             let claim = claim.and_then(|(partition, claim)| {
                 if let Some(kept) = kept {
-                    let Stored {
-                        next, epoch, mark, ..
-                    } = kept;
-                    return Some(Claim::new(claim, epoch, partition, next, offset, mark));
+                    let anchor = kept.anchor.or(kept.highest);
+                    let Stored { next, epoch, .. } = kept;
+                    return Some(Claim::new(claim, epoch, partition, next, offset, anchor));
                 }
                 anew.push(openings.len());
                 beginnings.push(position::Beginning {
@@ -192,7 +192,7 @@ impl Begins<'_> {
                     claim,
                     at: offset,
                     // Of the record before it, where that is what was looked at.
-                    mark: seen.filter(|seen| seen.offset + 1 == offset),
+                    mark: seen.iter().find(|seen| seen.offset + 1 == offset).copied(),
                 });
                 None
             });
@@ -225,22 +225,28 @@ impl Begins<'_> {
     }
 }
 
-/// The records that tell whether these are the ones that the inbox knows: the highest that it has, or the one
-/// before the group's offset, which is what a position that begins there will know.
+/// The records that tell whether these are the ones that the inbox knows: its own marks, or the one before the
+/// group's offset, which is what a position that begins there will know.
 fn wanted(found: &[Found]) -> Vec<Wanted> {
-    let wanted = |found: &Found| {
-        let offset = match found.stored {
-            Some(stored) => stored.mark?.offset,
-            None => found.stand.offset? - 1,
+    let wanted = |found: &Found| -> Vec<Wanted> {
+        let offsets: Vec<i64> = match found.stored {
+            Some(stored) => stored.marks().map(|mark| mark.offset).collect(),
+            None => found
+                .stand
+                .offset
+                .map(|next| next - 1)
+                .into_iter()
+                .collect(),
         };
-        let there = (found.bounds.low..found.bounds.high).contains(&offset);
-        there.then(|| Wanted {
+        let is_there = |offset: &i64| (found.bounds.low..found.bounds.high).contains(offset);
+        let wanted = |offset| Wanted {
             topic: found.stand.topic.clone(),
             partition: found.stand.partition,
             offset,
-        })
+        };
+        offsets.into_iter().filter(is_there).map(wanted).collect()
     };
-    found.iter().filter_map(wanted).collect()
+    found.iter().flat_map(wanted).collect()
 }
 
 #[cfg(test)]

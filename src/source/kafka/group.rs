@@ -2,7 +2,6 @@
 //!
 //! Joins no group. Every question blocks on a thread of its own.
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -103,11 +102,11 @@ impl Kafka {
                 })
             };
             let wanted: Vec<Wanted> = readings.iter().filter_map(before).collect();
-            let marks: BTreeMap<(String, i32), Mark> = witness::times(&client, &wanted, limit)?;
+            let seen = witness::records(&client, &wanted, limit)?;
             let marked = |(reading, _): (Reading, i64)| Reading {
-                mark: marks
+                mark: seen
                     .get(&(topic.clone(), reading.partition.number))
-                    .copied(),
+                    .and_then(|seen| seen.first().copied()),
                 ..reading
             };
             Ok(readings.into_iter().map(marked).collect())

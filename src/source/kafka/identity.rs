@@ -1,74 +1,90 @@
 //! Whether the topics that are read are still those that the positions are about: one that is deleted and made
 //! again under its readers gives them its records from where they stood in the old one, without a word.
 //!
-//! Now and then the record that each position is known by is read again. Where it stands in its place, whatever
-//! came before the look is of the same topic, and the last of that is what is looked for the next time. Where
-//! another stands, the stream ends, and the next one, which sees the same, begins with the oldest record. The
-//! rule is `mark_moves_by_looks` of the model in `tests/it/model/positions.rs`.
+//! Now and then the anchor of each position is looked at. Where it stands in its place, whatever came before the
+//! look is of the same topic, and the last of that is the anchor from then on. Where another record stands, the
+//! stream ends when what came is finished, and the next one begins with the oldest record, because the database
+//! knows an anchor of the old topic, too. An anchor that is gone (by retention, by compaction) says nothing, and
+//! stays: in a new topic there is a record in its place. The rule is `anchor_moves_by_looks` of the model in
+//! `tests/it/model/positions.rs`.
 //! Invariant: never blocks, because the polling thread asks at every turn.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::assignment::Marked;
+use super::assignment::Anchored;
 use super::context::Context;
 use super::ledger::Ledger;
-use super::witness::{self, Asked, Times, Wanted};
+use super::witness::{self, Look, Records, Wanted};
 use crate::source::SourceError;
 
 /// Between two looks. Nothing is lost in between: what was passed over is read after the look.
 const EVERY: Duration = Duration::from_secs(20);
 
 pub(super) struct Identity {
-    ask_at: Instant,
-    /// What is being looked at, and what it was asked for.
-    asked: Option<(Asked, Vec<Marked>)>,
+    look_at: Instant,
+    /// What is being looked at.
+    looking: Option<(Look, Vec<Anchored>)>,
 }
 
 impl Identity {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            ask_at: now + EVERY,
-            asked: None,
+            look_at: now + EVERY,
+            looking: None,
         }
     }
 
-    /// Asks when it is time, and judges when there is an answer.
+    /// Looks when it is time, and judges when there is an answer.
     ///
     /// # Errors
-    /// A topic is another one: the stream is over.
-    pub(super) fn look(&mut self, context: &Context, now: Instant) -> Result<(), SourceError> {
-        let Some((asked, marked)) = self.asked.take() else {
+    /// A topic is another one: nothing more is to be received.
+    pub(super) fn turn(&mut self, context: &Context, now: Instant) -> Result<(), SourceError> {
+        let Some((look, anchored)) = self.looking.take() else {
             if let Some(ledger) = &context.ledger
-                && now >= self.ask_at
+                && now >= self.look_at
             {
-                self.ask_at = now + EVERY;
-                self.ask(context, ledger);
+                self.look_at = now + EVERY;
+                self.looking = begin(context, ledger);
             }
             return Ok(());
         };
-        match asked.answer(now) {
-            None => self.asked = Some((asked, marked)),
-            Some(Ok(times)) => judge(&times, marked)?,
-            Some(Err(error)) => unanswered(context, &error),
+        let Some(seen) = look.answer(now) else {
+            self.looking = Some((look, anchored));
+            return Ok(());
+        };
+        if let Some(failure) = seen.failure {
+            failed(context, &failure);
         }
-        Ok(())
+        // Another assignment has looked by itself where it begins.
+        let claims = context.shared.state().assignment.claims();
+        let ours: BTreeSet<_> = claims.iter().map(|claim| claim.id).collect();
+        anchored
+            .iter()
+            .filter(|anchored| ours.contains(&anchored.claim.id))
+            .try_for_each(|anchored| judge(&seen.records, anchored))
     }
+}
 
-    fn ask(&mut self, context: &Context, ledger: &Ledger) {
-        let marked = context.shared.state().assignment.marked();
-        if marked.is_empty() {
-            return;
-        }
-        let wanted: Vec<Wanted> = marked.iter().map(wanted).collect();
-        match witness::ask(&ledger.client, &wanted, context.limit) {
-            Ok(asked) => self.asked = Some((asked, marked)),
-            Err(error) => unanswered(context, &error),
+fn begin(context: &Context, ledger: &Ledger) -> Option<(Look, Vec<Anchored>)> {
+    let state = context.shared.state();
+    let anchored = state.assignment.anchored();
+    if anchored.is_empty() || !state.is_reading() || state.unreachable {
+        return None;
+    }
+    drop(state);
+    let wanted: Vec<Wanted> = anchored.iter().map(wanted).collect();
+    match witness::look(&ledger.client, &wanted, context.limit) {
+        Ok(look) => Some((look, anchored)),
+        Err(error) => {
+            failed(context, &error);
+            None
         }
     }
 }
 
 /// The next look is at the same records. While no broker answers, that is said elsewhere.
-fn unanswered(context: &Context, error: &SourceError) {
+fn failed(context: &Context, error: &SourceError) {
     let source = &*context.source;
     let cause = error.cause.as_deref().map(tracing::field::display);
     if context.shared.state().unreachable {
@@ -78,36 +94,36 @@ fn unanswered(context: &Context, error: &SourceError) {
     }
 }
 
-fn wanted(marked: &Marked) -> Wanted {
-    let partition = &marked.claim.partition;
+fn wanted(Anchored { claim, anchor, .. }: &Anchored) -> Wanted {
     Wanted {
-        topic: partition.topic.clone(),
-        partition: partition.number,
-        offset: marked.mark.offset,
+        topic: claim.partition.topic.clone(),
+        partition: claim.partition.number,
+        offset: anchor.offset,
     }
 }
 
-/// A record that is gone, by its retention or by compaction, tells nothing, and cannot be asked for again.
-fn judge(times: &Times, marked: Vec<Marked>) -> Result<(), SourceError> {
-    for Marked {
+fn judge(
+    records: &Records,
+    Anchored {
         claim,
-        mark,
+        anchor,
         latest,
-    } in marked
-    {
-        let (topic, number) = (&claim.partition.topic, claim.partition.number);
-        let seen = times.get(&(topic.clone(), number));
-        if seen.is_some_and(|seen| mark.is_replaced_by(*seen)) {
-            let offset = mark.offset;
-            let what = format!(
-                "another record stands at offset {offset} of {topic}/{number} than the one that came from there: \
-                 the topic was deleted and made again, or has lost its end"
-            );
-            return Err(SourceError::new(what));
-        }
-        if let Some(latest) = latest {
-            claim.know_by(latest);
-        }
+    }: &Anchored,
+) -> Result<(), SourceError> {
+    let (topic, number) = (&claim.partition.topic, claim.partition.number);
+    let seen = records.get(&(topic.clone(), number));
+    let Some(seen) = seen.and_then(|seen| seen.first()) else {
+        return Ok(());
+    };
+    if anchor.is_replaced_by(*seen) {
+        let offset = anchor.offset;
+        return Err(SourceError::new(format!(
+            "another record stands at offset {offset} of {topic}/{number} than the one that came from there: \
+             the topic was deleted and made again, or has lost its end"
+        )));
+    }
+    if let Some(latest) = latest {
+        claim.move_anchor(*latest);
     }
     Ok(())
 }

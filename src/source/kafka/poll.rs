@@ -235,9 +235,8 @@ impl Poller<'_> {
                 return None;
             }
         }
-        if let Err(another) = self.identity.look(self.consumer.context(), now) {
-            self.shared.end(another);
-            return None;
+        if let Err(another) = self.identity.turn(self.consumer.context(), now) {
+            self.finish(another);
         }
         Some(if full { Duration::ZERO } else { POLL })
     }
@@ -301,12 +300,18 @@ impl Poller<'_> {
         } else if fault::mends_itself(code) {
             tracing::debug!(source, %code, reason, "the client goes on after an error");
         } else {
-            let mut state = self.shared.state();
-            if state.is_reading() {
-                let told = fault::about_records(code, &reason, &state.assignment.expected());
-                tracing::warn!(source, %code, reason, "nothing more is read; what was read before is finished first");
-                state.life = Life::Finishing(told);
-            }
+            let expected = self.shared.state().assignment.expected();
+            self.finish(fault::about_records(code, &reason, &expected));
+        }
+    }
+
+    /// Nothing more is received; the stream ends for this reason when what came is finished.
+    fn finish(&self, reason: SourceError) {
+        let source = &*self.consumer.context().source;
+        let mut state = self.shared.state();
+        if state.is_reading() {
+            tracing::warn!(source, %reason, "nothing more is read; what was read before is finished first");
+            state.life = Life::Finishing(reason);
         }
     }
 

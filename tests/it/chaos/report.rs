@@ -127,6 +127,8 @@ pub struct Figures {
     pub rounds: u64,
     pub faults: BTreeMap<String, usize>,
     pub faults_total: usize,
+    /// How often Kafka was restarted because the coordinator of a group let nobody in: a defect of it.
+    pub kafka_restarts: usize,
     /// Sends that the brokers confirmed, duplicates included.
     pub messages: usize,
     pub unique: usize,
@@ -189,6 +191,7 @@ impl Figures {
             other_build: String::new(),
             seconds: 0,
             rounds: 0,
+            kafka_restarts: 0,
             faults_total: events.len(),
             faults,
             messages: sent.sends,
@@ -225,6 +228,7 @@ impl Figures {
             );
             line(kind, format!("{count:>4}   {seconds}"));
         }
+        line("restarts of a stuck Kafka", self.kafka_restarts.to_string());
         line("sends", self.messages.to_string());
         line("unique", self.unique.to_string());
         line("duplicates", self.duplicates.to_string());

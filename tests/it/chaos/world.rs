@@ -1,6 +1,8 @@
 //! The servers, the ways to them and the daemons of one run: all its own.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use lapin::types::{AMQPValue, FieldTable};
 use sqlx::AssertSqlSafe;
@@ -14,6 +16,8 @@ use crate::crash::shop::{Entrance, Shop};
 use crate::rig::{QueueKind, Server, SmallDisk};
 
 pub const NODES: usize = 3;
+/// How often somebody looks whether a topic is read.
+const LOOK: Duration = Duration::from_secs(5);
 /// Of the disk that holds Sluice's tables, while it is not full.
 pub const ROOM: &str = "size=2g";
 
@@ -117,6 +121,34 @@ impl World {
             disk,
             database: Mutex::new(database),
         }
+    }
+
+    /// Returns when no node was let into a topic's group for so long.
+    ///
+    /// Kafka's coordinator can lose its timers when it is elected twice while it loads; then it waits for dead members
+    /// for ever (`CoordinatorRuntime` of Kafka 4.0 to 4.4).
+    pub async fn until_kafka_is_stuck(&self, woken: Duration) {
+        let mut well = Instant::now();
+        while well.elapsed() <= woken {
+            tokio::time::sleep(LOOK).await;
+            if self.topics_are_read().await {
+                well = Instant::now();
+            }
+        }
+    }
+
+    /// Whether each topic has some node that is in its group.
+    async fn topics_are_read(&self) -> bool {
+        let is_topic = |source: &&Source| matches!(source.entrance, Entrance::Topic(_));
+        let topics = self.sources.iter().filter(is_topic);
+        let mut unread: BTreeSet<&str> = topics.map(|source| source.name).collect();
+        for node in &self.nodes {
+            let metrics = node.lock().await.daemon.metrics().await;
+            let connected =
+                |source: &&str| metrics.sum("sluice_source_connected", &[("source", source)]) > 0.0;
+            unread.retain(|source| !connected(source));
+        }
+        unread.is_empty()
     }
 
     /// Says what came in of each source, and what each daemon thinks of itself.

@@ -38,7 +38,8 @@ fn advance(claim: Uuid, offsets: &[Range<i64>]) -> Advance {
     Advance {
         claim,
         offsets: offsets.to_vec(),
-        mark: Some(mark(end - 1)),
+        highest: Some(mark(end - 1)),
+        anchor: Some(mark(0)),
     }
 }
 
@@ -119,16 +120,18 @@ async fn a_position_counts_what_is_stored_in_whatever_order_batches_commit<I: Ke
     let expected = Stored {
         next: 20,
         since: 5,
-        mark: Some(mark(8)),
+        highest: Some(mark(30)),
+        anchor: Some(mark(0)),
         epoch: 2,
     };
     assert_eq!(
         stored,
         Some(expected),
-        "the topic is known by what the last batch said"
+        "the highest record is the one to be known again"
     );
     let view = inbox.positions().await.unwrap().remove(0);
     assert_eq!((view.next_offset, view.ahead), (20, 1));
+    assert_eq!(view.record_at_ms, Some(1_030));
 }
 
 async fn a_position_counts_nothing_that_was_rolled_back<I: Kept>(fresh: Fresh<I>) {
@@ -177,7 +180,8 @@ async fn a_position_begins_anew_only_by_its_claim<I: Kept>(fresh: Fresh<I>) {
     let expected = Stored {
         next: 2,
         since: 2,
-        mark: Some(mark(1)),
+        highest: Some(mark(1)),
+        anchor: Some(mark(1)),
         epoch: 3,
     };
     assert_eq!(stored, Some(expected));

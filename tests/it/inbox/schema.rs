@@ -6,6 +6,8 @@ use sluice::inbox::{Inbox, SchemaStatus};
 
 use super::{Fresh, Kept, on_every_database};
 
+const MIGRATIONS: [&str; 3] = ["0001 inbox", "0002 source position", "0003 position anchor"];
+
 on_every_database! {
     migrating_again_changes_nothing,
     tables_of_an_older_version_are_refused,
@@ -36,10 +38,7 @@ async fn tables_are_missing_until_they_are_made<I: Kept>() {
     let place = I::place().await;
     let inbox = I::node(&place);
     assert_eq!(inbox.schema_status().await.unwrap(), SchemaStatus::Missing);
-    assert_eq!(
-        inbox.migrate().await.unwrap(),
-        ["0001 inbox", "0002 source position"]
-    );
+    assert_eq!(inbox.migrate().await.unwrap(), MIGRATIONS);
     assert_eq!(inbox.schema_status().await.unwrap(), SchemaStatus::Current);
     // A migration that did not come to its end is not there.
     inbox.sql("DELETE FROM schema_migration").await;
@@ -52,7 +51,7 @@ async fn nodes_that_migrate_at_once_do_it_once<I: Kept>() {
     let done = futures_util::future::join_all(nodes.iter().map(Inbox::migrate)).await;
     let mut applied: Vec<String> = done.into_iter().flat_map(Result::unwrap).collect();
     applied.sort();
-    assert_eq!(applied, ["0001 inbox", "0002 source position"]);
+    assert_eq!(applied, MIGRATIONS);
     for node in nodes {
         assert_eq!(node.schema_status().await.unwrap(), SchemaStatus::Current);
     }
@@ -73,7 +72,7 @@ async fn tables_of_an_older_version_are_refused<I: Kept>(fresh: Fresh<I>) {
         .await;
     let behind = SchemaStatus::Behind {
         version: 1,
-        expected: 2,
+        expected: 3,
     };
     assert_eq!(inbox.schema_status().await.unwrap(), behind);
 }

@@ -10,7 +10,8 @@
 //! other records.
 //!
 //! **What is not.** How the effect comes about (rows and effects are one transaction: the other model), gaps
-//! between offsets (a property test of `Covered` has them), retention of records and of keys.
+//! between offsets (a property test of `Covered` has them), retention of records and of keys, a new topic that is
+//! shorter than the old one, or has no record where the old one had its anchor, a partition that loses its end.
 //!
 //! [`Rules`] has a switch for each rule; [`Rules::sluice`] is what the daemon does.
 
@@ -46,8 +47,8 @@ struct Rules {
     /// A position that belongs to another incarnation of the topic is noticed by the time of a record that it
     /// knows: when an assignment begins, and now and then as long as it lasts.
     notices_recreation: bool,
-    /// That record gives way to a later one only when it was seen again in its place after the later one came.
-    mark_moves_by_looks: bool,
+    /// That record, the anchor, gives way to a later one only when it was seen in its place after that one came.
+    anchor_moves_by_looks: bool,
     /// The group's offset says since when there are positions, so that a missing one is noticed.
     commit_says_since: bool,
 }
@@ -63,7 +64,7 @@ impl Rules {
             compares_with_known: true,
             begins_at_smaller: true,
             notices_recreation: true,
-            mark_moves_by_looks: true,
+            anchor_moves_by_looks: true,
             commit_says_since: true,
         }
     }
@@ -130,8 +131,10 @@ struct Database {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Stored {
     covered: Covered,
+    /// The highest record that it counts.
+    highest: Option<Record>,
     /// A record of the topic that it is about.
-    mark: Option<Record>,
+    anchor: Option<Record>,
     since: Offset,
     /// Unique; the assignment that may advance it.
     assignment: u8,
@@ -185,7 +188,7 @@ enum Action {
     Answer(usize, usize),
     Ack(usize),
     Look(usize),
-    LookAtMark(usize),
+    LookAtAnchor(usize),
     Notice(usize),
     // What may happen, or not.
     Revoke(usize),
@@ -298,7 +301,7 @@ impl Model for World {
             Action::Answer(node, batch) => next.nodes[node].answer(batch),
             Action::Ack(node) => next.ack(rules, node),
             Action::Look(node) => next.nodes[node].end(),
-            Action::LookAtMark(node) => next.look_at_mark(node),
+            Action::LookAtAnchor(node) => next.look_at_anchor(node),
             Action::Notice(node) => next.nodes[node].assigned = None,
             Action::Revoke(node) => {
                 left.revocations -= 1;

@@ -19,17 +19,19 @@ pub(super) struct Bounds {
 pub(super) struct Known {
     /// Everything below is stored.
     pub next: i64,
-    /// The record that it knows has another time here.
+    /// A record that it knows has another in its place, or the partition ends before it.
     pub of_others: bool,
 }
 
 impl Known {
-    /// `seen`: the record as it stands in the partition now, if it is still there.
-    pub(super) fn of(stored: Stored, seen: Option<Mark>) -> Self {
-        let is_another = |mark: Mark| seen.is_some_and(|seen| mark.is_replaced_by(seen));
+    /// `seen`: records as they stand in the partition now.
+    pub(super) fn of(stored: Stored, seen: &[Mark], bounds: Bounds) -> Self {
+        let is_missing = |mark: Mark| {
+            mark.offset >= bounds.high || seen.iter().any(|seen| mark.is_replaced_by(*seen))
+        };
         Self {
             next: stored.next,
-            of_others: stored.mark.is_some_and(is_another),
+            of_others: stored.marks().any(is_missing),
         }
     }
 }
@@ -278,7 +280,8 @@ mod tests {
         let stored = |next| Stored {
             next,
             since: 0,
-            mark: None,
+            highest: None,
+            anchor: None,
             epoch: 1,
         };
         let lost = Begin::Lost { at: 3, low: 5 };
@@ -288,16 +291,24 @@ mod tests {
     }
 
     #[test]
-    fn another_time_at_the_known_offset_is_another_topic() {
+    fn another_time_at_a_known_offset_is_another_topic() {
         let mark = |offset, at_ms| Mark { offset, at_ms };
         let stored = Stored {
             next: 9,
             since: 0,
-            mark: Some(mark(8, 100)),
+            highest: Some(mark(8, 100)),
+            anchor: Some(mark(6, 90)),
             epoch: 1,
         };
-        assert!(Known::of(stored, Some(mark(8, 101))).of_others);
-        assert!(!Known::of(stored, Some(mark(8, 100))).of_others);
-        assert!(!Known::of(stored, None).of_others, "it was deleted");
+        let of_others =
+            |seen: &[Mark], high| Known::of(stored, seen, Bounds { low: 5, high }).of_others;
+        assert!(of_others(&[mark(8, 101), mark(6, 90)], 20));
+        assert!(
+            of_others(&[mark(8, 100), mark(6, 91)], 20),
+            "under its reader"
+        );
+        assert!(!of_others(&[mark(8, 100), mark(6, 90)], 20));
+        assert!(!of_others(&[], 20), "they were deleted");
+        assert!(of_others(&[mark(6, 90)], 8), "it ends before the highest");
     }
 }

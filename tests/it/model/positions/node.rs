@@ -16,8 +16,8 @@ pub struct Assigned {
     assignment: u8,
     epoch: u8,
     since: Offset,
-    /// A record that was there when everything up to it had come, if any has come or was known.
-    mark: Option<Record>,
+    /// A record of the topic that its position is about, if any has come or was known.
+    anchor: Option<Record>,
     /// The last record that came.
     latest: Option<Record>,
     /// The next record to be read.
@@ -34,8 +34,8 @@ pub struct Assigned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Batch {
     record: Record,
-    /// What its assignment knew the topic by.
-    mark: Option<Record>,
+    /// What its assignment knew the topic by, where that is over.
+    anchor: Option<Record>,
     assignment: u8,
     epoch: u8,
     /// The database has it; the answer is on its way.
@@ -60,10 +60,10 @@ impl Assigned {
         self.finished = Covered::upto(offset);
     }
 
-    /// Whether a look at the mark finds another topic, or something to move on for.
-    fn may_look_at_mark(&self, state: &State) -> bool {
-        let is_gone = |mark: Record| mark.incarnation != state.log.incarnation;
-        self.mark.is_some_and(is_gone) || state.left.recreations > 0 && self.mark != self.latest
+    /// Whether a look finds another topic, or lets the anchor move. Where no topic can change any more, it need not.
+    fn may_look_at_anchor(&self, state: &State) -> bool {
+        let is_gone = |anchor: Record| anchor.incarnation != state.log.incarnation;
+        self.anchor.is_some_and(is_gone) || state.left.recreations > 0 && self.anchor != self.latest
     }
 
     /// Below this everything is known to be stored.
@@ -102,8 +102,8 @@ impl Node {
                 if rules.compares_with_known && !matches!(found, Found::Ours) {
                     actions.push(Action::Look(id));
                 }
-                if rules.notices_recreation && assigned.may_look_at_mark(state) {
-                    actions.push(Action::LookAtMark(id));
+                if rules.notices_recreation && assigned.may_look_at_anchor(state) {
+                    actions.push(Action::LookAtAnchor(id));
                 }
             }
         }
@@ -149,7 +149,7 @@ impl State {
             assignment: self.assignments,
             epoch: 1,
             since: 0,
-            mark: None,
+            anchor: None,
             latest: None,
             next: 0,
             finished: Covered::upto(0),
@@ -171,18 +171,19 @@ impl State {
         stored.assignment = assigned.assignment;
         stored.epoch += 1;
         assigned.epoch = stored.epoch;
-        let of_another = |mark: Record| mark.incarnation != self.log.incarnation;
-        if rules.notices_recreation && stored.mark.is_some_and(of_another) {
+        let of_another = |known: Record| known.incarnation != self.log.incarnation;
+        let mut known = stored.highest.into_iter().chain(stored.anchor);
+        if rules.notices_recreation && known.any(of_another) {
             self.nodes[node].beginning = Some(assigned);
             return;
         }
-        if stored.mark.is_none() {
+        if stored.highest.is_none() {
             stored.of = self.log.incarnation; // it counts nothing yet
         }
         let next = stored.covered.next;
         let committed = committed.map_or(next, |committed| committed.offset);
-        assigned.mark = stored.mark;
-        assigned.latest = stored.mark;
+        assigned.anchor = stored.anchor.or(stored.highest);
+        assigned.latest = assigned.anchor;
         assigned.since = stored.since;
         assigned.claimed = next;
         assigned.begin_at(if rules.begins_at_smaller {
@@ -202,16 +203,17 @@ impl State {
             return; // by another assignment: the stream ends, and asks again
         }
         // The record before it, which is there.
-        assigned.mark = assigned.since.checked_sub(1).map(|offset| Record {
+        assigned.anchor = assigned.since.checked_sub(1).map(|offset| Record {
             incarnation: self.log.incarnation,
             offset,
         });
-        assigned.latest = assigned.mark;
+        assigned.latest = assigned.anchor;
         assigned.claimed = assigned.since;
         assigned.begin_at(assigned.since);
         self.database.position = Some(Stored {
             covered: Covered::upto(assigned.since),
-            mark: assigned.mark,
+            highest: assigned.anchor,
+            anchor: assigned.anchor,
             since: assigned.since,
             assignment: assigned.assignment,
             epoch: assigned.epoch,
@@ -232,12 +234,12 @@ impl State {
             offset,
         };
         assigned.latest = Some(record);
-        if assigned.mark.is_none() || !rules.mark_moves_by_looks {
-            assigned.mark = assigned.latest;
+        if assigned.anchor.is_none() || !rules.anchor_moves_by_looks {
+            assigned.anchor = assigned.latest;
         }
         node.batches.push(Batch {
             record,
-            mark: assigned.mark,
+            anchor: assigned.anchor,
             assignment: assigned.assignment,
             epoch: assigned.epoch,
             is_committed: false,
@@ -266,11 +268,12 @@ impl State {
     pub fn commit(&mut self, rules: Rules, node: usize, index: usize) {
         let batch = self.nodes[node].batches[index];
         let assigned = self.nodes[node].assigned.as_ref();
-        let known = assigned.filter(|assigned| assigned.assignment == batch.assignment);
-        let known = known.map_or(0, Assigned::known);
+        let own = assigned.filter(|assigned| assigned.assignment == batch.assignment);
+        let known = own.map_or(0, Assigned::known);
+        let anchor = own.map_or(batch.anchor, |assigned| assigned.anchor);
         if !batch.position_is_out {
             match self.found(rules, batch.assignment, batch.epoch, known) {
-                Found::Ours => self.count(rules, batch),
+                Found::Ours => self.count(rules, batch.record, anchor),
                 Found::Taken => {}
                 Found::Behind => return self.nodes[node].end(),
             }
@@ -284,7 +287,7 @@ impl State {
         }
     }
 
-    fn count(&mut self, rules: Rules, Batch { record, mark, .. }: Batch) {
+    fn count(&mut self, rules: Rules, record: Record, anchor: Option<Record>) {
         let Some(stored) = &mut self.database.position else {
             return;
         };
@@ -296,21 +299,20 @@ impl State {
         if !rules.remembers_ahead {
             stored.covered.ahead.clear();
         }
-        stored.mark = mark;
+        stored.highest = stored.highest.max(Some(record));
+        stored.anchor = anchor;
     }
 
-    /// Reads the mark's record again: what came before the look is of the same topic, or the stream ends.
-    pub fn look_at_mark(&mut self, node: usize) {
+    /// Reads the anchor again: what came before the look is of the same topic, or the stream ends.
+    pub fn look_at_anchor(&mut self, node: usize) {
         let incarnation = self.log.incarnation;
         let node = &mut self.nodes[node];
         let assigned = node.assigned.as_mut().expect("the partition is assigned");
-        if assigned
-            .mark
-            .is_some_and(|mark| mark.incarnation != incarnation)
-        {
+        let is_gone = |anchor: Record| anchor.incarnation != incarnation;
+        if assigned.anchor.is_some_and(is_gone) {
             node.end();
         } else {
-            assigned.mark = assigned.latest;
+            assigned.anchor = assigned.latest;
         }
     }
 

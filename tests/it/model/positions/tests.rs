@@ -162,9 +162,9 @@ fn a_recreation_that_nobody_notices_drops_messages() {
 
 /// The later record is of the new topic already, and is in its place.
 #[test]
-fn a_mark_that_moves_with_every_batch_drops_messages() {
+fn an_anchor_that_moves_with_every_batch_drops_messages() {
     let rules = Rules {
-        mark_moves_by_looks: false,
+        anchor_moves_by_looks: false,
         ..Rules::sluice()
     };
     breaks(QUIET_MEANS_STORED, rules, RECREATION);
