@@ -52,11 +52,11 @@ pub struct Stored {
     pub next: i64,
     /// Where the position began; a broker's offset that says so misses a position that is gone.
     pub since: i64,
-    /// The highest record that was counted.
+    /// The highest record that was counted: it tells a partition that has lost its end.
     pub highest: Option<Mark>,
-    /// A record of the topic that the position is about. Under a reader that goes on when the topic is made
-    /// again, the highest one may be of the new topic; so the anchor gives way to a later record only after it
-    /// was seen in its place when that one had come already.
+    /// A record of the topic that the position is about: it tells a topic that was made again. Under a reader
+    /// that goes on, the highest one may be of the new topic; so the anchor gives way to a later record only after
+    /// it was seen in its place when that one had come already.
     pub anchor: Option<Mark>,
     /// Raised by every claim.
     pub epoch: i64,

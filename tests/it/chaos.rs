@@ -211,7 +211,8 @@ async fn every_message_has_one_effect_in_its_order_while_everything_breaks() {
         kafka_restarts: 0,
     };
     let ended = AssertUnwindSafe(run.rounds()).catch_unwind().await;
-    if !matches!(&ended, Ok((verdict, _)) if verdict.is_good()) {
+    let is_good = matches!(&ended, Ok((verdict, _)) if verdict.is_good());
+    if !is_good || run.kafka_restarts > 0 {
         world.keep_logs(&options.logs).await;
         let logs = options.logs.display();
         say(&format!(

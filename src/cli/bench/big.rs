@@ -23,6 +23,9 @@ use crate::sweeper::{Round, Sweeper, SweeperConfig};
 const PIECE: u64 = 500_000;
 /// Rounds of each sweep.
 const ROUNDS: usize = 10;
+/// How often, and how long at most, it is looked whether the engine runs what was handed over.
+const LOOK: Duration = Duration::from_millis(100);
+const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// How many rows there are to be.
 #[derive(Debug, Clone, Copy)]
@@ -172,6 +175,9 @@ async fn sweeps(
     let wake = rounds(|| sweeper.wake_round()).await?;
     let woken = bench.ground.rows("handed").await?.saturating_sub(before);
     report.add(wake.line("big_inbox_wake", woken, "rows handed"));
+    if let Some(process) = process {
+        let_run(process, woken).await?;
+    }
     let confirm = rounds(|| sweeper.confirm_round()).await?;
     let handed = bench.ground.rows("handed").await?;
     let confirmed = (before + woken).saturating_sub(handed);
@@ -181,6 +187,20 @@ async fn sweeps(
     let ratio = report.ratio("big_inbox_purge", "big_inbox_accept");
     let what = "purge of the big inbox / accept into it";
     report.want("purge_of_accept", what, ratio, Bound::AtLeast(1.0));
+    Ok(())
+}
+
+/// Waits until the engine's nodes have run what was woken, so that there is something to confirm; where none runs jobs,
+/// not for long.
+async fn let_run(process: &Process, woken: u64) -> anyhow::Result<()> {
+    let (mut run, mut moved_at) = (0, Instant::now());
+    while run < woken && moved_at.elapsed() < STANDSTILL {
+        tokio::time::sleep(LOOK).await;
+        let now = process.jobs_run().await?;
+        if now > run {
+            (run, moved_at) = (now, Instant::now());
+        }
+    }
     Ok(())
 }
 

@@ -178,6 +178,17 @@ impl Process {
         Ok(run.await?)
     }
 
+    /// How many jobs of ours are gone: run, and not yet confirmed.
+    pub async fn jobs_run(&self) -> anyhow::Result<u64> {
+        let text = "/* bench.jobs_run */
+            SELECT count(*) FROM {s}pending p
+             WHERE NOT EXISTS (SELECT FROM {e}act_ru_job j WHERE j.id_ = p.job_id)";
+        let run: i64 = sqlx::query_scalar(self.tables.sql(text))
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(run.unsigned_abs())
+    }
+
     /// Removes everything of the process but its deployment and the instance that is copied.
     pub async fn clear(&self) -> anyhow::Result<()> {
         clear(&self.pool, &self.tables, &self.key, &self.template).await

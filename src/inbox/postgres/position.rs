@@ -84,21 +84,18 @@ pub(super) async fn advance(
 ) -> Result<HashMap<Uuid, i64>, DbError> {
     let claims: Vec<Uuid> = advances.iter().map(|advance| advance.claim).collect();
     let offsets: Vec<String> = advances.iter().map(multirange).collect();
-    let highest = |of: fn(Mark) -> i64| -> Vec<Option<i64>> {
-        let of = |advance: &Advance| advance.highest.map(of);
+    let marks = |mark: fn(&Advance) -> Option<Mark>, of: fn(Mark) -> i64| -> Vec<Option<i64>> {
+        let of = |advance: &Advance| mark(advance).map(of);
         advances.iter().map(of).collect()
     };
-    let anchors = |of: fn(Mark) -> i64| -> Vec<Option<i64>> {
-        let of = |advance: &Advance| advance.anchor.map(of);
-        advances.iter().map(of).collect()
-    };
+    let (highest, anchor) = (|at: &Advance| at.highest, |at: &Advance| at.anchor);
     let query = sqlx::query(inbox.inner.position.advance.clone())
         .bind(claims)
         .bind(offsets)
-        .bind(highest(|mark| mark.offset))
-        .bind(highest(|mark| mark.at_ms))
-        .bind(anchors(|mark| mark.offset))
-        .bind(anchors(|mark| mark.at_ms))
+        .bind(marks(highest, |mark| mark.offset))
+        .bind(marks(highest, |mark| mark.at_ms))
+        .bind(marks(anchor, |mark| mark.offset))
+        .bind(marks(anchor, |mark| mark.at_ms))
         .try_map(|row: PgRow| Ok((row.try_get("claim")?, row.try_get("next_offset")?)));
     let advanced = inbox
         .within("inbox.advance_positions", query.fetch_all(&mut **tx))

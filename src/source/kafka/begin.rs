@@ -226,27 +226,26 @@ impl Begins<'_> {
 }
 
 /// The records that tell whether these are the ones that the inbox knows: its own marks, or the one before the
-/// group's offset, which is what a position that begins there will know.
+/// position that is about to begin.
 fn wanted(found: &[Found]) -> Vec<Wanted> {
-    let wanted = |found: &Found| -> Vec<Wanted> {
-        let offsets: Vec<i64> = match found.stored {
-            Some(stored) => stored.marks().map(|mark| mark.offset).collect(),
-            None => found
-                .stand
-                .offset
-                .map(|next| next - 1)
-                .into_iter()
-                .collect(),
-        };
-        let is_there = |offset: &i64| (found.bounds.low..found.bounds.high).contains(offset);
-        let wanted = |offset| Wanted {
+    found.iter().flat_map(wanted_of).collect()
+}
+
+fn wanted_of(found: &Found) -> Vec<Wanted> {
+    let Stand { offset, since, .. } = found.stand;
+    let offsets: Vec<i64> = match found.stored {
+        Some(stored) => stored.marks().map(|mark| mark.offset).collect(),
+        None => offset.into_iter().chain(since).map(|at| at - 1).collect(),
+    };
+    let is_there = |offset: &i64| (found.bounds.low..found.bounds.high).contains(offset);
+    let offsets = offsets.into_iter().filter(is_there);
+    offsets
+        .map(|offset| Wanted {
             topic: found.stand.topic.clone(),
             partition: found.stand.partition,
             offset,
-        };
-        offsets.into_iter().filter(is_there).map(wanted).collect()
-    };
-    found.iter().flat_map(wanted).collect()
+        })
+        .collect()
 }
 
 #[cfg(test)]

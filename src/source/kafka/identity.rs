@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use super::assignment::Anchored;
 use super::context::Context;
-use super::ledger::Ledger;
 use super::witness::{self, Look, Records, Wanted};
 use crate::source::SourceError;
 
@@ -23,15 +22,18 @@ const EVERY: Duration = Duration::from_secs(20);
 
 pub(super) struct Identity {
     look_at: Instant,
+    /// The last look: under way, or its client is not closed yet.
+    look: Option<Look>,
     /// What is being looked at.
-    looking: Option<(Look, Vec<Anchored>)>,
+    looking_at: Vec<Anchored>,
 }
 
 impl Identity {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             look_at: now + EVERY,
-            looking: None,
+            look: None,
+            looking_at: Vec::new(),
         }
     }
 
@@ -40,51 +42,48 @@ impl Identity {
     /// # Errors
     /// A topic is another one: nothing more is to be received.
     pub(super) fn turn(&mut self, context: &Context, now: Instant) -> Result<(), SourceError> {
-        let Some((look, anchored)) = self.looking.take() else {
-            if let Some(ledger) = &context.ledger
-                && now >= self.look_at
-            {
+        if self.looking_at.is_empty() {
+            // One client at a time, however long it takes to close.
+            let is_free = self.look.as_ref().is_none_or(Look::is_over);
+            if now >= self.look_at && is_free {
                 self.look_at = now + EVERY;
-                self.looking = begin(context, ledger);
+                self.begin(context);
             }
             return Ok(());
-        };
-        let Some(seen) = look.answer(now) else {
-            self.looking = Some((look, anchored));
+        }
+        let Some(seen) = self.look.as_ref().and_then(|look| look.answer(now)) else {
             return Ok(());
         };
         if let Some(failure) = seen.failure {
-            failed(context, &failure);
+            tell(context, &failure);
         }
         // Another assignment has looked by itself where it begins.
         let claims = context.shared.state().assignment.claims();
         let ours: BTreeSet<_> = claims.iter().map(|claim| claim.id).collect();
-        anchored
+        std::mem::take(&mut self.looking_at)
             .iter()
             .filter(|anchored| ours.contains(&anchored.claim.id))
             .try_for_each(|anchored| judge(&seen.records, anchored))
     }
-}
 
-fn begin(context: &Context, ledger: &Ledger) -> Option<(Look, Vec<Anchored>)> {
-    let state = context.shared.state();
-    let anchored = state.assignment.anchored();
-    if anchored.is_empty() || !state.is_reading() || state.unreachable {
-        return None;
-    }
-    drop(state);
-    let wanted: Vec<Wanted> = anchored.iter().map(wanted).collect();
-    match witness::look(&ledger.client, &wanted, context.limit) {
-        Ok(look) => Some((look, anchored)),
-        Err(error) => {
-            failed(context, &error);
-            None
+    fn begin(&mut self, context: &Context) {
+        let state = context.shared.state();
+        let anchored = state.assignment.anchored();
+        let may_look = state.is_reading() && !state.unreachable && !anchored.is_empty();
+        drop(state);
+        let Some(ledger) = context.ledger.as_ref().filter(|_| may_look) else {
+            return;
+        };
+        let wanted: Vec<Wanted> = anchored.iter().map(place).collect();
+        match witness::look(&ledger.client, &wanted, context.limit) {
+            Ok(look) => (self.look, self.looking_at) = (Some(look), anchored),
+            Err(error) => tell(context, &error),
         }
     }
 }
 
-/// The next look is at the same records. While no broker answers, that is said elsewhere.
-fn failed(context: &Context, error: &SourceError) {
+/// Says what could not be looked at; the next look is at the same. That no broker answers is said elsewhere.
+fn tell(context: &Context, error: &SourceError) {
     let source = &*context.source;
     let cause = error.cause.as_deref().map(tracing::field::display);
     if context.shared.state().unreachable {
@@ -94,7 +93,7 @@ fn failed(context: &Context, error: &SourceError) {
     }
 }
 
-fn wanted(Anchored { claim, anchor, .. }: &Anchored) -> Wanted {
+fn place(Anchored { claim, anchor, .. }: &Anchored) -> Wanted {
     Wanted {
         topic: claim.partition.topic.clone(),
         partition: claim.partition.number,

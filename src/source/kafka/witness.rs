@@ -1,11 +1,12 @@
 //! Reads single records to know them again: a topic that was deleted and made again has others in their place.
 //!
 //! With a client of its own that joins no group, because the group's client must not fetch before it is
-//! decided where it begins; and on a thread of its own, because a client answers and closes in its own time,
-//! and the group waits for whoever asks here. Invariant: who asks has an answer within a limit.
+//! decided where it begins, and goes on from there; and on a thread of its own, because a client answers and closes
+//! in its own time, and whoever asks here is the polling thread. Invariant: who asks has an answer within a limit.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, TryRecvError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -45,6 +46,7 @@ pub(super) struct Look {
     answered: mpsc::Receiver<Seen>,
     patience: Duration,
     until: Instant,
+    thread: JoinHandle<()>,
 }
 
 impl Look {
@@ -55,6 +57,11 @@ impl Look {
             Err(TryRecvError::Empty) if now < self.until => None,
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => Some(self.unanswered()),
         }
+    }
+
+    /// Whether its client is closed, too.
+    pub(super) fn is_over(&self) -> bool {
+        self.thread.is_finished()
     }
 
     fn wait(&self) -> Seen {
@@ -103,7 +110,7 @@ pub(super) fn look(
     let patience = limit.0.saturating_mul(count.saturating_add(1));
     let (answer, answered) = mpsc::channel();
     let client = client.clone();
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("kafka-witness".to_owned())
         .spawn(move || go_through(client, rounds, limit, &answer))
         .map_err(|cause| SourceError::new("cannot start a thread").because(cause))?;
@@ -111,6 +118,7 @@ pub(super) fn look(
         answered,
         patience,
         until: Instant::now() + patience,
+        thread,
     })
 }
 
@@ -157,6 +165,9 @@ fn go_through(
         // A record that is gone by its retention: another comes, and tells so by its offset.
         .set("auto.offset.reset", "earliest")
         .set("queued.min.messages", "1")
+        // A partition is asked for one record after the other, and one that has none says so soon.
+        .set("fetch.queue.backoff.ms", "0")
+        .set("fetch.wait.max.ms", "100")
         .set("fetch.message.max.bytes", "65536")
         // The least that it takes. The one batch that a record stands in comes all the same.
         .set("fetch.max.bytes", "1000000")

@@ -123,7 +123,7 @@ impl World {
         }
     }
 
-    /// Returns when no node was let into a topic's group for so long.
+    /// Returns when the daemons have said for so long that Kafka lets none of them into a topic's group.
     ///
     /// Kafka's coordinator can lose its timers when it is elected twice while it loads; then it waits for dead members
     /// for ever (`CoordinatorRuntime` of Kafka 4.0 to 4.4).
@@ -131,24 +131,33 @@ impl World {
         let mut well = Instant::now();
         while well.elapsed() <= woken {
             tokio::time::sleep(LOOK).await;
-            if self.topics_are_read().await {
+            if !self.is_kept_outside().await {
                 well = Instant::now();
             }
         }
     }
 
-    /// Whether each topic has some node that is in its group.
-    async fn topics_are_read(&self) -> bool {
+    /// Whether there is a topic of which every node says that its group lets it not in.
+    async fn is_kept_outside(&self) -> bool {
         let is_topic = |source: &&Source| matches!(source.entrance, Entrance::Topic(_));
         let topics = self.sources.iter().filter(is_topic);
-        let mut unread: BTreeSet<&str> = topics.map(|source| source.name).collect();
+        let mut outside: BTreeSet<&str> = topics.map(|source| source.name).collect();
         for node in &self.nodes {
-            let metrics = node.lock().await.daemon.metrics().await;
-            let connected =
-                |source: &&str| metrics.sum("sluice_source_connected", &[("source", source)]) > 0.0;
-            unread.retain(|source| !connected(source));
+            let Some((_, status)) = node.lock().await.daemon.get("/api/status").await else {
+                return false;
+            };
+            let status: serde_json::Value = serde_json::from_str(&status).expect("it is JSON");
+            let says_so = |name: &str| {
+                let sources = status["sources"].as_array().into_iter().flatten();
+                let mut own = sources.filter(|source| source["name"] == name);
+                own.any(|source| {
+                    let told = source["last_error"]["text"].as_str().unwrap_or_default();
+                    source["connected"] == false && told.contains("does not let us in")
+                })
+            };
+            outside.retain(|source| says_so(source));
         }
-        unread.is_empty()
+        !outside.is_empty()
     }
 
     /// Says what came in of each source, and what each daemon thinks of itself.

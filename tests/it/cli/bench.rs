@@ -151,6 +151,11 @@ async fn the_bench_hands_over_to_the_engine_and_removes_its_process_with_every_r
         "correlate",
         "rest",
         "single",
+        "big-inbox",
+        "--rows-done",
+        "1000",
+        "--rows-waiting",
+        "400",
         "--json",
     ]);
     assert_eq!(said.code, 0, "{}", said.err);
@@ -168,6 +173,9 @@ async fn the_bench_hands_over_to_the_engine_and_removes_its_process_with_every_r
     }
     for line in ["single", "single_correlate"] {
         assert!(measured(&said, line, "p50_ms") <= measured(&said, line, "p99_ms"));
+    }
+    for line in ["big_inbox_wake", "big_inbox_confirm"] {
+        assert!(measured(&said, line, "rows_per_round") > 0.0, "{line}");
     }
     let report = said.json();
     for target in [

@@ -19,19 +19,20 @@ pub(super) struct Bounds {
 pub(super) struct Known {
     /// Everything below is stored.
     pub next: i64,
-    /// A record that it knows has another in its place, or the partition ends before it.
+    /// A record that it knows has another in its place, or the partition ends before one that is stored.
     pub of_others: bool,
 }
 
 impl Known {
     /// `seen`: records as they stand in the partition now.
     pub(super) fn of(stored: Stored, seen: &[Mark], bounds: Bounds) -> Self {
-        let is_missing = |mark: Mark| {
-            mark.offset >= bounds.high || seen.iter().any(|seen| mark.is_replaced_by(*seen))
-        };
+        let is_replaced = |mark: Mark| seen.iter().any(|seen| mark.is_replaced_by(*seen));
+        // The anchor may stand beyond what is stored, and a partition that has lost no more than that has lost
+        // nothing of ours.
+        let ends_before = |mark: Mark| mark.offset >= bounds.high;
         Self {
             next: stored.next,
-            of_others: stored.marks().any(is_missing),
+            of_others: stored.highest.is_some_and(ends_before) || stored.marks().any(is_replaced),
         }
     }
 }
@@ -310,5 +311,11 @@ mod tests {
         assert!(!of_others(&[mark(8, 100), mark(6, 90)], 20));
         assert!(!of_others(&[], 20), "they were deleted");
         assert!(of_others(&[mark(6, 90)], 8), "it ends before the highest");
+        let ahead = Stored {
+            anchor: Some(mark(15, 120)),
+            ..stored
+        };
+        let bounds = Bounds { low: 5, high: 12 };
+        assert!(!Known::of(ahead, &[mark(8, 100)], bounds).of_others);
     }
 }
