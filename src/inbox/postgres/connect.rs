@@ -9,6 +9,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use sqlx::error::DatabaseError;
+use sqlx::pool::PoolConnectionMetadata;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, Row as _, SqlStr};
 use tokio::sync::Mutex;
@@ -50,7 +51,7 @@ impl Connections {
             Pooler::Transaction => options.statement_cache_capacity(0),
         };
         let pool = match pooler {
-            Pooler::None => noticing_this_machine(pool_options(at_most)),
+            Pooler::None => forgetting_plans(noticing_this_machine(pool_options(at_most))),
             Pooler::Transaction => pool_options(at_most),
         };
         Self {
@@ -176,25 +177,39 @@ fn noticing_this_machine(options: PgPoolOptions) -> PgPoolOptions {
     })
 }
 
+/// Each session by itself, between two transactions. Behind a pooler none keeps any.
+fn forgetting_plans(options: PgPoolOptions) -> PgPoolOptions {
+    options.before_acquire(|connection, meta| {
+        Box::pin(async move {
+            let span = |age: Duration| age.as_secs() / PLANS_KEPT.as_secs();
+            let released = meta.age.saturating_sub(meta.idle_for);
+            if span(meta.age) > span(released) {
+                let forget = "/* inbox.plans */ DISCARD PLANS";
+                connection.execute(forget).await?;
+                return Ok(true);
+            }
+            is_alive(connection, meta).await
+        })
+    })
+}
+
+async fn is_alive(
+    connection: &mut PgConnection,
+    meta: PoolConnectionMetadata,
+) -> Result<bool, sqlx::Error> {
+    if meta.idle_for > TRUSTED_IDLE {
+        connection.ping().await?;
+    }
+    Ok(true)
+}
+
 fn pool_options(at_most: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(at_most)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A question before every use would double the round trips of a short transaction.
         .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                let span = |age: Duration| age.as_secs() / PLANS_KEPT.as_secs();
-                let released = meta.age.saturating_sub(meta.idle_for);
-                if span(meta.age) > span(released) {
-                    let forget = "/* inbox.plans */ DISCARD PLANS";
-                    connection.execute(forget).await?;
-                } else if meta.idle_for > TRUSTED_IDLE {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
+        .before_acquire(|connection, meta| Box::pin(is_alive(connection, meta)))
         // Without a limit a connection to a machine that vanished would keep its place for ever.
         .after_release(|connection, _| {
             Box::pin(async move {
