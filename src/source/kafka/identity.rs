@@ -5,8 +5,9 @@
 //! look is of the same topic, and the last of that is the anchor from then on. Where another record stands, the
 //! stream ends when what came is finished, and the next one begins with the oldest record, because the database
 //! knows an anchor of the old topic, too. An anchor that is gone (by retention, by compaction) says nothing, and
-//! stays: in a new topic there is a record in its place. The rule is `anchor_moves_by_looks` of the model in
-//! `tests/it/model/positions.rs`.
+//! stays: in a new topic there is a record in its place. (Both clients are taken to see the same cluster. A deposed
+//! broker that still answers with the old topic would confirm its anchor.) The rule is `anchor_moves_by_looks` of
+//! the model in `tests/it/model/positions.rs`.
 //! Invariant: never blocks, because the polling thread asks at every turn.
 
 use std::collections::BTreeSet;
