@@ -44,9 +44,7 @@ impl Identity {
     /// A topic is another one: nothing more is to be received.
     pub(super) fn turn(&mut self, context: &Context, now: Instant) -> Result<(), SourceError> {
         if self.looking_at.is_empty() {
-            // One client at a time, however long it takes to close.
-            let is_free = self.look.as_ref().is_none_or(Look::is_over);
-            if now >= self.look_at && is_free {
+            if now >= self.look_at {
                 self.look_at = now + EVERY;
                 self.begin(context);
             }
@@ -67,7 +65,12 @@ impl Identity {
             .try_for_each(|anchored| judge(&seen.records, anchored))
     }
 
+    /// One client at a time, however long it takes to close.
     fn begin(&mut self, context: &Context) {
+        if self.look.as_ref().is_some_and(|last| !last.is_over()) {
+            let last = SourceError::new("the client of the last look has not closed yet");
+            return tell(context, &last);
+        }
         let state = context.shared.state();
         let anchored = state.assignment.anchored();
         let may_look = state.is_reading() && !state.unreachable && !anchored.is_empty();
