@@ -126,7 +126,7 @@ impl World {
     /// Returns when the daemons have said for so long that Kafka lets none of them into a topic's group.
     ///
     /// Kafka's coordinator can lose its timers when it is elected twice while it loads; then it waits for dead members
-    /// for ever (`CoordinatorRuntime` of Kafka 4.0 to 4.4).
+    /// for ever (`CoordinatorRuntime` of Kafka 4.1 to 4.4).
     pub async fn until_kafka_is_stuck(&self, woken: Duration) {
         let mut well = Instant::now();
         while well.elapsed() <= woken {
