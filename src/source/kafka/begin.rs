@@ -182,8 +182,8 @@ impl Begins<'_> {
                 .map(|_| kept.map_or(offset, |stored| stored.since));
             let claim = claim.and_then(|(partition, claim)| {
                 if let Some(kept) = kept {
+                    let (epoch, next) = (kept.epoch, kept.next);
                     let anchor = kept.anchor.or(kept.highest);
-                    let Stored { next, epoch, .. } = kept;
                     return Some(Claim::new(claim, epoch, partition, next, offset, anchor));
                 }
                 anew.push(openings.len());
@@ -211,13 +211,8 @@ impl Begins<'_> {
         if let Some(ledger) = self.ledger {
             let epochs = ledger.begin(&beginnings)?;
             for ((index, begun), epoch) in anew.into_iter().zip(beginnings).zip(epochs) {
-                let position::Beginning {
-                    partition,
-                    claim,
-                    at,
-                    mark,
-                } = begun;
-                let claim = Claim::new(claim, epoch, partition, at, at, mark);
+                let at = begun.at;
+                let claim = Claim::new(begun.claim, epoch, begun.partition, at, at, begun.mark);
                 openings[index].claim = Some(claim);
             }
         }

@@ -173,21 +173,20 @@ fn go_through(
         .set("fetch.max.bytes", "1000000")
         .set("statistics.interval.ms", "0")
         .remove("group.instance.id");
+    let consumer = client.create_with_context(Quiet);
     let mut seen = Seen::default();
-    match client.create_with_context(Quiet) {
+    match &consumer {
         Ok(consumer) => {
             for round in rounds {
-                if let Err(error) = round.go(&consumer, limit, &mut seen.records) {
+                if let Err(error) = round.go(consumer, limit, &mut seen.records) {
                     seen.failure.get_or_insert(error);
                 }
             }
-            let _ = answer.send(seen);
         }
-        Err(cause) => {
-            seen.failure = Some(cannot_look(cause));
-            let _ = answer.send(seen);
-        }
+        Err(cause) => seen.failure = Some(cannot_look(cause.clone())),
     }
+    // Nobody waits any more where the stream is over.
+    let _ = answer.send(seen);
 }
 
 fn cannot_look(cause: KafkaError) -> SourceError {
