@@ -26,6 +26,7 @@
 
 mod backlog;
 mod claim;
+mod columns;
 mod confirm;
 mod correlation;
 mod decide;

@@ -1,5 +1,6 @@
 use super::*;
-use crate::message::{Text, Value};
+use crate::message::{Action, Correlation, Envelope, Message, Tenant, Text, Value, Variable};
+use crate::source::OnUnrouted;
 
 fn route(toml: &str) -> Route {
     Route::new("r", toml::from_str(toml).expect("a valid route"))
