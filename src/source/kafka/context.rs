@@ -65,6 +65,10 @@ impl Context {
         {
             self.shared.end(error);
         }
+        // The client keeps a pause beyond the assignment in which it was made.
+        if let Err(cause) = consumer.resume(partitions) {
+            tracing::debug!(source = &*self.source, %cause, "cannot resume the new partitions");
+        }
         let assigned = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
             RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(partitions),

@@ -304,6 +304,53 @@ async fn a_buffer_that_nobody_empties_stops_growing() {
     stream.close().await;
 }
 
+/// The client keeps the pause of a partition beyond the assignment in which it was paused.
+#[tokio::test]
+async fn a_partition_that_left_while_nobody_emptied_the_buffer_is_read_when_it_comes_back() {
+    let topic = Rig::get().topic(2).await;
+    let group = unique();
+    let records: Vec<(String, Vec<u8>)> = (0..200)
+        .map(|n| (n.to_string(), vec![b'x'; 4_000]))
+        .collect();
+    topic.produce_all(&records).await;
+    let mut first = open(&kafka_node(&topic, &group, "prefetch = '64KiB'")).await;
+    // Its partitions are paused while nobody takes what came.
+    let idle = tokio::time::timeout(Duration::from_secs(4), first.idle()).await;
+    assert!(idle.is_err(), "the stream ended: {idle:?}");
+
+    let mut second = open(&kafka_node(&topic, &group, "")).await;
+    let wait = async |stream: &mut Box<dyn Stream>| next(stream, ALL).await;
+    let (moved, error) = tokio::select! {
+        moved = wait(&mut second) => (moved, None),
+        error = first.idle() => (Vec::new(), Some(error)),
+    };
+    assert!(error.is_none(), "the first stream ended: {error:?}");
+    let partition = moved[0].envelope.partition.expect("Kafka has partitions");
+    let mut kept = 0;
+    // Room again, while the partition is away.
+    let taken = async |first: &mut Box<dyn Stream>| take(first, 1).await;
+    while kept < 20 {
+        for delivery in taken(&mut first).await {
+            assert_ne!(delivery.envelope.partition, Some(partition));
+            kept += 1;
+        }
+    }
+    second.close().await;
+
+    let back = async {
+        loop {
+            let deliveries = next(&mut first, ALL).await;
+            let of = |delivery: &Delivery| delivery.envelope.partition == Some(partition);
+            if deliveries.iter().any(of) {
+                break;
+            }
+        }
+    };
+    let back = tokio::time::timeout(LIMIT, back).await;
+    assert!(back.is_ok(), "partition {partition} is not read");
+    first.close().await;
+}
+
 #[tokio::test]
 async fn gaps_of_aborted_transactions_neither_deliver_nor_hold_a_commit_up() {
     let topic = Rig::get().topic(1).await;
