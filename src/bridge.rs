@@ -155,7 +155,8 @@ where
         until_answered(board, async || inbox.beat(identity).await).await;
         for engine in &engines {
             let prospects = parts::prospects(&config, &routes, engine.name());
-            let look = async || parts::look_at(&inbox, &**engine, &prospects).await;
+            let limit = config.intake.transaction_timeout;
+            let look = async || parts::look_at(&inbox, &**engine, &prospects, limit).await;
             say(engine.name(), &until_answered(board, look).await, board)?;
         }
         anyhow::Ok(())
@@ -216,16 +217,16 @@ async fn drive_source<I: Inbox>(
     shutdown: Shutdown,
     board: Board,
 ) -> anyhow::Result<()> {
-    let part = part(&*source);
+    let (name, part) = (Arc::clone(source.name()), part(&*source));
     let driven = intake
         .run(source, shutdown.clone(), |connected| match connected {
             Ok(()) => board.set_ready(&part),
             Err(error) => board.set_not_ready(&part, telemetry::in_full(error)),
         })
         .await;
-    if let Err(stuck) = driven {
-        tracing::error!(source = stuck.source_name, error = %stuck, "the source stops until the next start");
-        board.set_not_ready(&part, stuck.to_string());
+    if let Err(stopped) = driven {
+        tracing::error!(source = &*name, error = %stopped, "the source stops until the next start");
+        board.set_not_ready(&part, stopped.to_string());
         shutdown.draining().await;
     }
     Ok(())

@@ -38,6 +38,8 @@ use crate::message::{Delivery, Message, Receipt};
 use crate::metrics::{self, MessageOutcome};
 use crate::position::Step;
 use crate::route::{Route, Routes};
+use crate::source::SourceError;
+use crate::telemetry;
 use crate::units::{Size, Span};
 
 use batch::{FIRST_EPOCH, Fate, Item, Plan};
@@ -110,6 +112,15 @@ pub struct Intake<I: Inbox> {
 pub struct Stuck {
     pub source_name: String,
     pub error: DbError,
+}
+
+/// Why a source stops until the next start: what it stopped at comes again, and nothing gets past it.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
+    #[error("{}, again and again", telemetry::in_full(.0))]
+    Unreadable(SourceError),
 }
 
 /// Why a batch is not stored, and its receipts do not come back.
@@ -406,6 +417,13 @@ impl<I: Inbox> Intake<I> {
             .into_iter()
             .map(|existing| (existing.key.clone(), existing))
             .collect();
+        // A row that was in the way, and is gone: purged since. What is a duplicate of nothing is new.
+        if old
+            .iter()
+            .any(|&index| !existing.contains_key(&items[index].key))
+        {
+            return Err(DbError::overtaken("inbox.existing"));
+        }
         let (mut conflicts, mut revived) = (Vec::new(), Vec::new());
         for item in old
             .iter()

@@ -150,6 +150,9 @@ pub struct SourceError {
     /// Trying again will not help before somebody changes something (the queue is missing, access refused).
     /// The intake goes on trying, with its longest delay, and says so.
     pub needs_operator: bool,
+    /// A delivery that nobody here can read ends every stream. Each time the broker counts another attempt of
+    /// all that it had sent, and drops it in the end: the source is opened no more until the next start.
+    pub unreadable: bool,
 }
 
 impl SourceError {
@@ -158,6 +161,7 @@ impl SourceError {
             what: what.into(),
             cause: None,
             needs_operator: false,
+            unreadable: false,
         }
     }
 
@@ -170,6 +174,12 @@ impl SourceError {
     #[must_use]
     pub fn needs_operator(mut self) -> Self {
         self.needs_operator = true;
+        self
+    }
+
+    #[must_use]
+    pub fn unreadable(mut self) -> Self {
+        self.unreadable = true;
         self
     }
 }

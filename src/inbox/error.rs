@@ -53,6 +53,15 @@ impl DbError {
         }
     }
 
+    /// What a statement of this transaction saw is no longer so.
+    pub fn overtaken(step: &'static str) -> Self {
+        Self {
+            class: Class::Again,
+            step,
+            source: sqlx::Error::RowNotFound,
+        }
+    }
+
     /// Nothing came back in time.
     pub fn timed_out(step: &'static str) -> Self {
         let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");

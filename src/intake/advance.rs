@@ -42,6 +42,29 @@ impl From<Behind> for SourceError {
     }
 }
 
+/// What a look at the positions found amiss.
+pub(super) enum Amiss {
+    Behind(Behind),
+    /// Somebody else has this one now, or an operator set it.
+    Taken(Arc<Claim>),
+}
+
+impl Amiss {
+    /// Why the stream that has these claims now must end, if it must: a partition that left it while the database
+    /// was asked is rightly its new owner's.
+    pub(super) fn ends(self, claims: &[Arc<Claim>]) -> Option<SourceError> {
+        match self {
+            Self::Behind(behind) => Some(behind.into()),
+            Self::Taken(taken) => claims.iter().any(|claim| claim.id == taken.id).then(|| {
+                let (topic, partition) = (&taken.partition.topic, taken.partition.number);
+                SourceError::new(format!(
+                    "the position of {topic}/{partition} was claimed by somebody else, or set"
+                ))
+            }),
+        }
+    }
+}
+
 /// A claim, and what was known of it before the database was asked.
 struct Known<'a> {
     claim: &'a Arc<Claim>,
@@ -94,10 +117,10 @@ impl<I: Inbox> Intake<I> {
         }))
     }
 
-    /// Whether the database still knows what it has acknowledged of these; the error ends the stream.
+    /// Whether the database still knows what it has acknowledged of these. `None`: it does, or does not answer.
     ///
     /// Batches ask by themselves; this is for partitions without any.
-    pub(super) async fn look_at_positions(&self, claims: Vec<Arc<Claim>>) -> Option<SourceError> {
+    pub(super) async fn look_at_positions(&self, claims: Vec<Arc<Claim>>) -> Option<Amiss> {
         if claims.is_empty() {
             return None;
         }
@@ -109,13 +132,8 @@ impl<I: Inbox> Intake<I> {
         });
         match looked.await {
             Ok(Ok(None)) => None,
-            Ok(Ok(Some(taken))) => {
-                let (topic, partition) = (&taken.partition.topic, taken.partition.number);
-                Some(SourceError::new(format!(
-                    "the position of {topic}/{partition} was claimed by somebody else, or set"
-                )))
-            }
-            Ok(Err(behind)) => Some(behind.into()),
+            Ok(Ok(Some(taken))) => Some(Amiss::Taken(taken)),
+            Ok(Err(behind)) => Some(Amiss::Behind(behind)),
             Err(error) => {
                 tracing::debug!(%error, "the positions are not looked at");
                 None

@@ -38,11 +38,12 @@ impl<I: Inbox> Intake<I> {
     /// The database's, when it is not about a row.
     pub async fn redrive(&self, take: Take<'_>, sweep: Sweep) -> Result<Driven, DbError> {
         let mut ids = Vec::new();
-        match self
+        let driven = self
             .limited(Box::pin(self.drive(take, sweep, &mut ids)))
-            .await
-        {
-            Err(error) if may_be_a_rows_own(&error) => {
+            .await;
+        match driven {
+            // Where none was taken, none is to blame.
+            Err(error) if !ids.is_empty() && may_be_a_rows_own(&error) => {
                 tracing::warn!(%error, rows = ids.len(), "rows are driven one by one");
                 self.redrive_one_by_one(&ids, sweep).await
             }

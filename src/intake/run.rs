@@ -21,7 +21,7 @@ use crate::source::{Limits, Source, SourceError, Stream};
 use crate::telemetry;
 use crate::units::Span;
 
-use super::{Intake, Stuck, Unstored};
+use super::{Intake, Stopped, Stuck, Unstored};
 
 /// A stream that lived this long was a good one: the next reconnection begins with a short delay again.
 const GOOD_STREAM: Duration = Duration::from_secs(30);
@@ -39,19 +39,24 @@ enum End {
     Stuck(Stuck),
 }
 
+/// So many streams in a row may end at a delivery that nobody here can read. One may have been garbled on its way;
+/// more would let the broker count its attempts up to the limit, where it drops all that was sent along.
+const UNREADABLE: u32 = 2;
+
 impl<I: Inbox> Intake<I> {
     /// Reads the source until the shutdown drains it.
     ///
     /// # Errors
-    /// A delivery that cannot be stored in any form; it stays unacknowledged.
+    /// A delivery that cannot be stored in any form, or not even be read; it stays unacknowledged.
     pub async fn run(
         &self,
         source: Arc<dyn Source>,
         shutdown: Shutdown,
         connected: impl Fn(Result<(), &SourceError>) + Send + Sync,
-    ) -> Result<(), Stuck> {
+    ) -> Result<(), Stopped> {
         let name = source.name().clone();
         let mut delays = Delays::outage();
+        let mut unreadable = 0;
         while !shutdown.is_draining() {
             metrics::source_connected(&name, false);
             let mut probing = Delays::outage();
@@ -74,7 +79,7 @@ impl<I: Inbox> Intake<I> {
                         End::Drained => break,
                         End::Stuck(stuck) => {
                             metrics::source_connected(&name, false);
-                            return Err(stuck);
+                            return Err(stuck.into());
                         }
                         End::Lost(error) => error,
                     }
@@ -86,6 +91,10 @@ impl<I: Inbox> Intake<I> {
             metrics::source_reconnected(&name);
             metrics::source_connected(&name, false);
             connected(Err(&lost));
+            unreadable = if lost.unreadable { unreadable + 1 } else { 0 };
+            if unreadable == UNREADABLE {
+                return Err(Stopped::Unreadable(lost));
+            }
             let delay = if lost.needs_operator {
                 Delays::LONGEST_OUTAGE
             } else {
@@ -155,7 +164,11 @@ impl<I: Inbox> Intake<I> {
                         return end;
                     }
                 }
-                Some(Some(lost)) = looks.next(), if !looks.is_empty() => return End::Lost(lost),
+                Some(found) = looks.next(), if !looks.is_empty() => {
+                    if let Some(error) = found.and_then(|found| found.ends(&stream.claims())) {
+                        return End::Lost(error);
+                    }
+                }
                 taken = take(stream, room) => match taken {
                     Ok(deliveries) => buffer.add(deliveries),
                     Err(error) => return End::Lost(error),

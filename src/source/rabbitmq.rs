@@ -260,18 +260,17 @@ fn short(text: &str) -> Result<ShortString, lapin::Error> {
 fn address_error(what: &str, address: &str, cause: lapin::Error) -> SourceError {
     let needs_operator = needs_operator(&cause);
     let mut what = format!("{what} at {address}");
-    if let ErrorKind::ParsingError(_) = cause.kind() {
+    let unreadable = matches!(cause.kind(), ErrorKind::ParsingError(_));
+    if unreadable {
         // The client gives up the connection, and the broker would send the same delivery again.
         what.push_str(
             ": a delivery's property or header name is not UTF-8; take it out of the queue",
         );
     }
-    let error = SourceError::new(what).because(cause);
-    if needs_operator {
-        error.needs_operator()
-    } else {
-        error
-    }
+    let mut error = SourceError::new(what).because(cause);
+    error.needs_operator = needs_operator;
+    error.unreadable = unreadable;
+    error
 }
 
 fn needs_operator(cause: &lapin::Error) -> bool {

@@ -14,6 +14,7 @@ use sluice::inbox::Inbox;
 use sluice::inbox::postgres::PostgresInbox;
 use sluice::intake::{Intake, IntakeConfig};
 use sluice::message::{Delivery, Envelope, Receipt};
+use sluice::position::Claim;
 use sluice::route::Routes;
 use sluice::shutdown::Shutdown;
 use sluice::source::{Limits, OnUnrouted, Source, SourceError, Stream};
@@ -50,6 +51,8 @@ struct Given {
     waiting: VecDeque<Delivery>,
     tags: u64,
     wanted: Wanted,
+    /// How often somebody asked for the positions.
+    looks: usize,
     /// The tags of each batch that was given back.
     settled: Vec<Vec<u64>>,
 }
@@ -60,6 +63,7 @@ impl Memory {
             waiting: VecDeque::new(),
             tags: 0,
             wanted: Wanted::Nothing,
+            looks: 0,
             settled: Vec::new(),
         };
         Arc::new(Memory {
@@ -171,6 +175,11 @@ impl Stream for MemoryStream {
         let tags = receipts.iter().map(|receipt| receipt.tag).collect();
         self.0.given.lock().unwrap().settled.push(tags);
         Ok(())
+    }
+
+    fn claims(&self) -> Vec<Arc<Claim>> {
+        self.0.given.lock().unwrap().looks += 1;
+        Vec::new()
     }
 
     async fn close(self: Box<Self>) {}
@@ -288,6 +297,61 @@ async fn a_second_batch_opens_when_a_full_one_waits_and_a_third_one_never() {
     batches.sort();
     let expected: Vec<Vec<u64>> = [0..3, 3..13, 13..23].map(Iterator::collect).into();
     assert_eq!(batches, expected);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn the_positions_are_looked_at_again_and_again_while_nothing_comes() {
+    let bench = Bench::start(false, ten(NEVER)).await;
+    eventually("a third look", LIMIT, async || {
+        (bench.memory.given.lock().unwrap().looks >= 3).then_some(())
+    })
+    .await;
+    bench.stop().await;
+}
+
+/// The row that was in the way of an insert is purged before anybody can ask whose it is.
+#[tokio::test]
+async fn a_message_whose_key_is_purged_while_it_comes_again_is_stored() {
+    const HELD: &str = "
+        CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END $$;
+        CREATE TRIGGER held AFTER INSERT ON sluice.inbox EXECUTE FUNCTION held();";
+    const WAITS: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let bench = Bench::start(false, ten(NEVER)).await;
+    let memory = &bench.memory;
+    memory.give(&[SMALL]);
+    memory.until_settled(1).await;
+    sqlx::raw_sql(HELD).execute(&bench.pool).await.unwrap();
+    let mut purge = bench.pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(7)")
+        .execute(&mut *purge)
+        .await
+        .unwrap();
+
+    // The same payload: the same key.
+    memory.given.lock().unwrap().tags = 0;
+    memory.give(&[SMALL]);
+    eventually("the insert being held up", LIMIT, async || {
+        let waits: i64 = sqlx::query_scalar(WAITS)
+            .fetch_one(&bench.pool)
+            .await
+            .unwrap();
+        (waits == 1).then_some(())
+    })
+    .await;
+    sqlx::query("DELETE FROM sluice.inbox")
+        .execute(&mut *purge)
+        .await
+        .unwrap();
+    purge.commit().await.unwrap();
+    memory.until_settled(2).await;
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM sluice.inbox")
+        .fetch_one(&bench.pool)
+        .await
+        .unwrap();
+    assert_eq!(rows, 1, "it was acknowledged");
     bench.stop().await;
 }
 

@@ -58,6 +58,8 @@ pub(super) struct RabbitmqStream {
     held_bytes: usize,
     tracker: Tracker,
     warned_of_limit: bool,
+    /// A delivery came that no stream sends.
+    is_queue: bool,
 }
 
 /// A delivery that is not acknowledged yet.
@@ -78,6 +80,7 @@ impl RabbitmqStream {
             held_bytes: 0,
             tracker,
             warned_of_limit: false,
+            is_queue: false,
             opened,
         }
     }
@@ -114,10 +117,11 @@ impl RabbitmqStream {
     fn refuse_stream(&self) -> SourceError {
         let Opened { queue, address, .. } = &self.opened;
         SourceError::new(format!(
-            "queue {queue:?} at {address} is a stream, expected a classic or quorum queue: \
-             a stream forgets where a consumer stood"
+            "queue {queue:?} at {address} is a stream, expected a classic or quorum queue: a stream forgets where \
+             a consumer stood. If it is none, the header `x-stream-offset` of its first message was copied from one"
         ))
         .needs_operator()
+        .unreadable()
     }
 
     fn log(&self, event: &Event) {
@@ -135,7 +139,9 @@ impl RabbitmqStream {
     }
 
     fn receive(&mut self, from: lapin::message::Delivery) -> Result<(), SourceError> {
-        if envelope::is_from_stream(&from.properties) {
+        // Every delivery of a stream has the header; a message may carry a copy of it to a queue.
+        self.is_queue |= !envelope::is_from_stream(&from.properties);
+        if !self.is_queue {
             return Err(self.refuse_stream());
         }
         let receipt = self

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::brokers::{cut, rabbitmq_node};
 use super::{ALL, LIMIT, next, numbers, payloads, receipts, settle, take};
+use crate::daemon::{Config, Daemon};
 use crate::rig::{Queue, QueueKind, Rig, eventually, headers, unique};
 
 async fn open(node: &Rabbitmq) -> Box<dyn Stream> {
@@ -419,6 +420,37 @@ async fn a_property_that_is_not_utf8_needs_an_operator_instead_of_a_hot_loop() {
     assert!(ended.to_string().contains("UTF-8"), "{ended}");
     eventually("the broker having it back", LIMIT, async || {
         (queue.ready().await == 1).then_some(())
+    })
+    .await;
+}
+
+/// Each time a connection ends, a quorum queue counts another attempt of all that was sent on it, and at its limit
+/// it drops them.
+#[tokio::test]
+async fn a_delivery_that_nobody_can_read_stops_its_source_before_the_queue_drops_its_neighbours() {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(3));
+    let rig = Rig::get();
+    let queue = rig.rabbitmq.queue_with(QueueKind::Quorum, arguments).await;
+    publish_raw_correlation_id(&queue, &[0xff, 0xfe]).await;
+    publish(&queue, 0..10).await;
+    let config = Config::on(&rig.schema())
+        .rabbitmq("queue", &queue, "")
+        .camunda_tables("shop", "")
+        .with("[routes.any]\nsource = 'queue'\nengine = 'shop'\n");
+    let daemon = Daemon::spawn(&config, &[]).await;
+    eventually("the source being stopped", LIMIT, async || {
+        let stopped = "the source stops until the next start";
+        daemon.log().contains(stopped).then_some(())
+    })
+    .await;
+    let (_, ready) = daemon.get("/health/ready").await.expect("it answers");
+    assert!(ready.contains("UTF-8"), "{ready}");
+    // It would be opened every five seconds.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    daemon.stop().await;
+    eventually("the queue having everything", LIMIT, async || {
+        (queue.ready().await == 11).then_some(())
     })
     .await;
 }
