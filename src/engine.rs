@@ -59,6 +59,8 @@ pub enum Wish {
         name: Option<String>,
         /// Messages carry variables.
         payload: bool,
+        /// Messages are matched by correlation keys.
+        keys: bool,
         broadcast: bool,
         /// `on_no_match = "start"`.
         or_start: bool,

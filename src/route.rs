@@ -136,6 +136,7 @@ impl Route {
             Shape::Convention => Outline::Convention,
             Shape::Correlate(config) => Outline::Correlate {
                 payload: !config.variables.is_empty(),
+                keys: !config.correlation_keys.is_empty(),
             },
             Shape::Start(config) => match &config.process_definition_key {
                 Some(key) => Outline::StartByKey {
@@ -165,6 +166,8 @@ pub enum Outline {
     Convention,
     Correlate {
         payload: bool,
+        /// By correlation keys.
+        keys: bool,
     },
     StartByMessage,
     StartByKey {

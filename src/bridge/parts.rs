@@ -18,6 +18,7 @@ use crate::route::{Outline, Route, Routes};
 use crate::source::kafka::Kafka;
 use crate::source::rabbitmq::Rabbitmq;
 use crate::source::{Positions, Source};
+use crate::units::Span;
 
 /// An inbox on one of the databases.
 pub enum AnyInbox {
@@ -155,9 +156,10 @@ pub fn prospects(config: &Config, routes: &Routes, engine: &str) -> Vec<Prospect
 
 fn wishes(config: &Config, route: &Route) -> Vec<Wish> {
     let name = route.literal_message_name().map(str::to_owned);
-    let correlate = |name, payload| Wish::Correlate {
+    let correlate = |name, payload, keys| Wish::Correlate {
         name,
         payload,
+        keys,
         broadcast: route.broadcast,
         or_start: route.start_if_nobody,
     };
@@ -169,12 +171,12 @@ fn wishes(config: &Config, route: &Route) -> Vec<Wish> {
                 Some(kafka) => kafka
                     .topics
                     .iter()
-                    .map(|topic| correlate(Some(topic.clone()), true))
+                    .map(|topic| correlate(Some(topic.clone()), true, false))
                     .collect(),
-                None => vec![correlate(None, true)],
+                None => vec![correlate(None, true, false)],
             }
         }
-        Outline::Correlate { payload } => vec![correlate(name, payload)],
+        Outline::Correlate { payload, keys } => vec![correlate(name, payload, keys)],
         Outline::StartByMessage => vec![Wish::StartByMessage { name }],
         Outline::StartByKey { literal } => vec![Wish::StartByKey { key: literal }],
         Outline::Apply => vec![Wish::Apply],
@@ -187,7 +189,8 @@ pub struct Seen {
     pub routes: Vec<(String, Finding)>,
 }
 
-/// Looks at an engine in a transaction of its own.
+/// Looks at an engine in a transaction of its own, which is given up after `limit`: a machine that vanished never
+/// answers.
 ///
 /// # Errors
 /// The database's.
@@ -195,14 +198,19 @@ pub async fn look_at<I: Inbox>(
     inbox: &I,
     engine: &dyn Engine<I::Tx>,
     prospects: &[Prospect],
+    limit: Span,
 ) -> Result<Seen, DbError> {
-    let mut tx = inbox.begin().await?;
-    let seen = Seen {
-        engine: engine.inspect(&mut tx).await?,
-        routes: engine.foresee(&mut tx, prospects).await?,
+    let look = async {
+        let mut tx = inbox.begin().await?;
+        let seen = Seen {
+            engine: engine.inspect(&mut tx).await?,
+            routes: engine.foresee(&mut tx, prospects).await?,
+        };
+        inbox.commit(tx).await?;
+        Ok(seen)
     };
-    inbox.commit(tx).await?;
-    Ok(seen)
+    let looked = tokio::time::timeout(limit.0, look).await;
+    looked.unwrap_or_else(|_| Err(DbError::timed_out("engine look")))
 }
 
 /// What the status page says about the configuration.

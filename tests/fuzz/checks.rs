@@ -263,6 +263,8 @@ pub fn model(data: &[u8]) {
             let caught = process.catches(name);
             let single = process.single_token(name);
             assert!(caught || single.is_err() || process.has_name_expressions);
+            let carried = process.carries_one(name, true);
+            assert!(single.is_ok() || carried.is_err());
             drop(process.start_by_message(name));
         }
         drop(process.start_by_key());

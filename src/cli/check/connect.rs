@@ -74,7 +74,13 @@ where
         }
         let prospects = parts::prospects(config, routes, engine.name());
         let asked = patiently(async {
-            let seen = parts::look_at(inbox, &*engine, &prospects).await;
+            let seen = parts::look_at(
+                inbox,
+                &*engine,
+                &prospects,
+                config.intake.transaction_timeout,
+            )
+            .await;
             seen.map_err(told)
         });
         let (findings, foreseen) = match asked.await {

@@ -12,9 +12,9 @@ use super::claim::Variant;
 use super::correlation::{Candidate, Pending};
 use super::definitions::Definition;
 use super::schema::History;
-use super::start::StartCandidate;
+use super::start::{PendingStart, StartCandidate};
 use crate::engine::Outcome;
-use crate::message::{Action, Correlation, DeadReason, StartBy, WaitReason};
+use crate::message::{Action, Correlation, DeadReason, StartBy, Tenant, WaitReason};
 
 /// What is known of a batch: by the index of its messages, or by what they name.
 pub(super) struct Facts {
@@ -30,8 +30,8 @@ pub(super) struct Facts {
     pub definitions: HashMap<String, Arc<Definition>>,
     /// Message names of the batch that some deployed model may have.
     pub known_names: HashSet<String>,
-    /// Business keys whose start of ours has not run; true when it is blocked.
-    pub early: HashMap<String, bool>,
+    /// Starts of ours that have not run, by their business key.
+    pub early: HashMap<String, Vec<PendingStart>>,
 }
 
 /// What one message may start.
@@ -67,7 +67,7 @@ pub(super) fn decide(facts: &Facts, asks: &[Ask<'_>]) -> (Vec<Decision>, bool) {
     let mut decisions = Decisions {
         facts,
         taken: HashSet::new(),
-        starting: HashSet::new(),
+        starting: HashMap::new(),
         room: facts.room,
         queued: false,
     };
@@ -84,8 +84,8 @@ struct Decisions<'a> {
     facts: &'a Facts,
     /// Subscriptions.
     taken: HashSet<String>,
-    /// Business keys.
-    starting: HashSet<String>,
+    /// Tenants of the instances that are started, by business key.
+    starting: HashMap<String, Vec<Option<String>>>,
     room: i64,
     /// Some message of the batch waits for the backlog.
     queued: bool,
@@ -116,8 +116,11 @@ impl Decisions<'_> {
             Some(Plan::Claim { candidate, .. }) => {
                 self.taken.insert(candidate.subscription.clone());
             }
-            Some(Plan::Start { .. }) => {
-                self.starting.extend(business_key(ask).map(str::to_owned));
+            Some(Plan::Start { candidate, .. }) => {
+                if let Some(key) = business_key(ask) {
+                    let tenants = self.starting.entry(key.to_owned()).or_default();
+                    tenants.push(candidate.tenant.clone());
+                }
             }
             None => {}
         }
@@ -133,7 +136,7 @@ impl Decisions<'_> {
             .map_or(&[][..], Vec::as_slice);
         match candidates {
             [] => self.nobody(index, ask, name),
-            [one] => self.one(ask, name, one),
+            [one] => self.one(ask, correlation, one),
             [first, second, ..] => wait(
                 WaitReason::Ambiguous,
                 &format!(
@@ -144,7 +147,8 @@ impl Decisions<'_> {
         }
     }
 
-    fn one(&self, ask: &Ask<'_>, name: &str, candidate: &Candidate) -> Decision {
+    fn one(&self, ask: &Ask<'_>, correlation: &Correlation, candidate: &Candidate) -> Decision {
+        let name = correlation.message_name.as_str();
         if ask.broadcast {
             return self.claim(candidate, Variant::Correlate);
         }
@@ -154,10 +158,13 @@ impl Decisions<'_> {
             .get(&candidate.definition)
             .map(|d| &**d)
         {
-            Some(Definition::Known(process)) => match process.single_token(name) {
-                Ok(()) => return self.claim(candidate, Variant::Correlate),
-                Err(refusal) => refusal.to_string(),
-            },
+            Some(Definition::Known(process)) => {
+                let has_keys = !correlation.correlation_keys.is_empty();
+                match process.carries_one(name, has_keys) {
+                    Ok(()) => return self.claim(candidate, Variant::Correlate),
+                    Err(refusal) => refusal.to_string(),
+                }
+            }
             Some(Definition::Unreadable(why)) => why.clone(),
             None => "its definition was deleted".to_owned(),
         };
@@ -200,18 +207,22 @@ impl Decisions<'_> {
     /// Nobody waits: our own start may not have run yet, a start may be wanted, or the name is unknown.
     fn nobody(&self, index: usize, ask: &Ask<'_>, name: &str) -> Decision {
         if let Some(key) = business_key(ask) {
-            if self.starting.contains(key) {
+            let tenant = tenant(ask);
+            let mut starting = self.starting.get(key).into_iter().flatten();
+            if starting.any(|of| admits(tenant, of.as_deref())) {
                 return early();
             }
-            match self.facts.early.get(key) {
-                Some(true) => {
-                    return wait(
+            let pending = self.facts.early.get(key).into_iter().flatten();
+            let mut ours = pending.filter(|start| admits(tenant, start.tenant.as_deref()));
+            if let Some(first) = ours.next() {
+                return if first.blocked && ours.all(|start| start.blocked) {
+                    wait(
                         WaitReason::Blocked,
                         "the start job of its business key will not run by itself",
-                    );
-                }
-                Some(false) => return early(),
-                None => {}
+                    )
+                } else {
+                    early()
+                };
             }
         }
         if ask.start_if_nobody && self.facts.starts.contains_key(&index) {
@@ -235,7 +246,13 @@ impl Decisions<'_> {
             process_instance_id: Some(wanted.instance.clone()),
         };
         if wanted.exists {
-            return (effect, None);
+            // Whether it was this message cannot be told any more: its row would have made this one a duplicate
+            // or a conflict.
+            let detail = format!(
+                "an earlier message of its key started instance {}, and was purged since",
+                wanted.instance
+            );
+            return dead(DeadReason::Refused, &detail);
         }
         let candidate = match wanted.candidates.as_slice() {
             [] => return self.nothing_to_start(ask),
@@ -321,6 +338,23 @@ pub(super) fn business_key<'a>(ask: &Ask<'a>) -> Option<&'a str> {
         Action::Correlate(correlation) => correlation.business_key.as_deref(),
         Action::Start(start) => start.business_key.as_deref(),
         Action::Apply(_) => None,
+    }
+}
+
+fn tenant<'a>(ask: &Ask<'a>) -> &'a Tenant {
+    match &ask.message.action {
+        Action::Correlate(correlation) => &correlation.tenant,
+        Action::Start(start) => &start.tenant,
+        Action::Apply(_) => &Tenant::Any,
+    }
+}
+
+/// Whether an instance of this tenant is one that the message may be for.
+fn admits(wanted: &Tenant, tenant: Option<&str>) -> bool {
+    match wanted {
+        Tenant::Any => true,
+        Tenant::Without => tenant.is_none(),
+        Tenant::Is(wanted) => tenant == Some(wanted.as_str()),
     }
 }
 

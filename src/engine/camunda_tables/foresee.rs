@@ -98,6 +98,14 @@ async fn deployed(engine: &CamundaTables, tx: &mut Tx) -> Result<Vec<Deployed>, 
     Ok(rows.iter().filter_map(known).collect())
 }
 
+/// What a correlation's messages ask for.
+#[derive(Clone, Copy)]
+struct Carried {
+    payload: bool,
+    keys: bool,
+    broadcast: bool,
+}
+
 impl Outlook<'_> {
     fn of(&self, wish: &Wish) -> Vec<Finding> {
         match wish {
@@ -112,10 +120,16 @@ impl Outlook<'_> {
             Wish::Correlate {
                 name: Some(name),
                 payload,
+                keys,
                 broadcast,
                 or_start,
             } => {
-                let mut found = self.catchers(name, *payload, *broadcast);
+                let carried = Carried {
+                    payload: *payload,
+                    keys: *keys,
+                    broadcast: *broadcast,
+                };
+                let mut found = self.catchers(name, carried);
                 if *or_start {
                     found.extend(self.message_starts(name));
                 }
@@ -132,14 +146,14 @@ impl Outlook<'_> {
     }
 
     /// Who may wait for the name, and how a message gets there.
-    fn catchers(&self, name: &str, payload: bool, broadcast: bool) -> Vec<Finding> {
+    fn catchers(&self, name: &str, carried: Carried) -> Vec<Finding> {
         let mut said: BTreeMap<&str, String> = BTreeMap::new();
         let mut found = Vec::new();
         for deployed in self.deployed {
             let Definition::Known(process) = &*deployed.definition else {
                 continue;
             };
-            let Some(way) = self.way(process, name, payload, broadcast) else {
+            let Some(way) = self.way(process, name, carried) else {
                 continue;
             };
             let text = way.text(name, self.proof(&way));
@@ -158,17 +172,17 @@ impl Outlook<'_> {
     }
 
     /// `None`: no instance of the process waits for the name.
-    fn way(&self, process: &Process, name: &str, payload: bool, broadcast: bool) -> Option<Way> {
+    fn way(&self, process: &Process, name: &str, carried: Carried) -> Option<Way> {
         if !process.catches(name) {
             return None;
         }
-        if broadcast {
+        if carried.broadcast {
             return Some(Way::All);
         }
-        let Err(refusal) = process.single_token(name) else {
+        let Err(refusal) = process.carries_one(name, carried.keys) else {
             return Some(Way::One);
         };
-        Some(if payload {
+        Some(if carried.payload {
             Way::Refused(format!(
                 "a payload can only go to the one catcher of a name: {refusal}"
             ))

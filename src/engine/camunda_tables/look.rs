@@ -35,6 +35,11 @@ async fn read(
     asks: &[Ask<'_>],
 ) -> Result<Facts, DbError> {
     let tables = &engine.tables;
+    // Before the look at who waits: a start that has run by then has its subscriptions there, and one that has
+    // not is seen here. The other way round, a second instance would be started in between.
+    let may_start = asks.iter().filter(|ask| ask.start_if_nobody);
+    let may_start: Vec<&str> = may_start.filter_map(business_key).collect();
+    let mut early = start::pending_starts(tx, tables, &engine.name, &may_start).await?;
     let candidates = who_waits(engine, tx, asks).await?;
     let found = what_starts(engine, tx, asks, &candidates).await?;
     let mut ids = correlation::definitions_of(candidates.values().flatten());
@@ -46,10 +51,11 @@ async fn read(
     let nobody: Vec<&str> = asks
         .iter()
         .enumerate()
-        .filter(|(index, _)| !candidates.contains_key(index))
+        .filter(|(index, ask)| !candidates.contains_key(index) && !ask.start_if_nobody)
         .filter_map(|(_, ask)| business_key(ask))
+        .filter(|key| !early.contains_key(*key))
         .collect();
-    let early = start::pending_starts(tx, tables, &engine.name, &nobody).await?;
+    early.extend(start::pending_starts(tx, tables, &engine.name, &nobody).await?);
     let starts = found
         .into_iter()
         .map(|(index, candidates)| {

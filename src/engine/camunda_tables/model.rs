@@ -1,5 +1,5 @@
 //! What a deployed BPMN 2.0 model says about messages: which names its instances wait for, whether
-//! an instance can ever wait for one name twice at a time, and where an instance may begin.
+//! an instance can ever wait for one name twice at a time, or again, and where an instance may begin.
 //!
 //! The rows that Sluice writes bypass the checks that the engine makes when it is asked through its
 //! API, so this module makes them on the model: pure functions on bytes, no database, no clock. It
@@ -14,6 +14,7 @@
 
 mod graph;
 mod reader;
+mod returns;
 mod tag;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ mod tests;
 mod token_game;
 mod tokens;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use graph::{Graph, Kind, Looping, MessageName, Node, NodeId, Trigger};
 use thiserror::Error;
@@ -109,6 +110,8 @@ pub enum Refusal {
         element: Element,
         catcher: Element,
     },
+    #[error("{element} may be entered again, so {catcher} may wait for another one later")]
+    Returns { element: Element, catcher: Element },
     #[error("{element} is not an element whose flow of tokens is known")]
     Unsupported { element: Element },
     #[error("a scope with {places} elements is too large to prove anything about it")]
@@ -150,6 +153,8 @@ pub struct Process {
     graph: Graph,
     /// The nodes that may hold two tokens, found once: the question comes with every message.
     doubts: HashMap<NodeId, Doubt>,
+    /// The nodes that may be entered again.
+    returning: HashSet<NodeId>,
 }
 
 impl Process {
@@ -164,6 +169,7 @@ impl Process {
             message_names: names.iter().filter_map(literal).collect(),
             has_name_expressions: names.contains(&&MessageName::Dynamic),
             doubts: tokens::doubts(&graph),
+            returning: returns::returning(&graph),
             graph,
         }
     }
@@ -197,31 +203,82 @@ impl Process {
             return Err(Refusal::Unsupported { element });
         }
         let catcher = self.only_catcher(message_name)?;
-        let mut scope = graph.node(catcher).parent;
-        match graph.node(catcher).kind {
-            // Its subscription belongs to the execution around the event subprocess, one for as
-            // long as that execution lives, whether or not the event interrupts.
-            Kind::StartEvent { .. } => scope = scope.and_then(|owner| graph.node(owner).parent),
-            // One subscription for each execution of the host; on a multi-instance host it belongs
-            // to the body around all the instances, so the host's own looping does not matter.
-            Kind::BoundaryEvent { .. } => {
-                for host in graph.hosts_of(catcher) {
-                    self.holds_one_token(host, catcher)?;
-                }
+        let is_boundary = matches!(graph.node(catcher).kind, Kind::BoundaryEvent { .. });
+        for node in self.subscribed(catcher) {
+            // On a multi-instance host the subscription belongs to the body around all the
+            // instances, so the host's own looping does not matter.
+            if !is_boundary {
+                self.not_multi_instance(node, catcher)?;
             }
-            // Behind an event-based gateway it is the gateway that is subscribed; two tokens there
-            // could both move on to the event, so the event's own place tells.
-            _ => {
-                self.not_multi_instance(catcher, catcher)?;
-                self.holds_one_token(catcher, catcher)?;
-            }
+            self.holds_one_token(node, catcher)?;
         }
-        while let Some(owner) = scope {
+        for owner in self.scopes_around(catcher) {
             self.not_multi_instance(owner, catcher)?;
             self.holds_one_token(owner, catcher)?;
-            scope = graph.node(owner).parent;
         }
         Ok(())
+    }
+
+    /// Whether a job that correlates by instance and name alone reaches the subscription that was chosen, and
+    /// no other: `by_keys` when it was chosen by correlation keys, which such a job does not know.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::single_token`] and [`Process::waits_once`].
+    pub fn carries_one(&self, message_name: &str, by_keys: bool) -> Result<(), Refusal> {
+        self.single_token(message_name)?;
+        if by_keys {
+            self.waits_once(message_name)?;
+        }
+        Ok(())
+    }
+
+    /// Proves that an instance which waits for this message never waits for it anew: what is
+    /// correlated later by the name alone meets what was waiting before, or nobody.
+    ///
+    /// Neither the catcher nor a scope around it may lie on a cycle or be multi-instance.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] naming the element that may be entered again.
+    pub fn waits_once(&self, message_name: &str) -> Result<(), Refusal> {
+        let catcher = self.only_catcher(message_name)?;
+        let places = self.subscribed(catcher).into_iter();
+        for node in places.chain(self.scopes_around(catcher)) {
+            let loops = self.graph.node(node).looping != Looping::Once;
+            if loops || self.returning.contains(&node) {
+                return Err(Refusal::Returns {
+                    element: self.graph.node(node).element.clone(),
+                    catcher: self.graph.node(catcher).element.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes with whose executions a catcher's subscription comes and goes, besides the scopes
+    /// around it.
+    fn subscribed(&self, catcher: NodeId) -> Vec<NodeId> {
+        match self.graph.node(catcher).kind {
+            // The execution around the event subprocess, for as long as it lives, whether or not
+            // the event interrupts.
+            Kind::StartEvent { .. } => Vec::new(),
+            // One subscription for each execution of the host.
+            Kind::BoundaryEvent { .. } => self.graph.hosts_of(catcher).collect(),
+            // Behind an event-based gateway it is the gateway that is subscribed; two tokens there
+            // could both move on to the event, so the event's own place tells.
+            _ => vec![catcher],
+        }
+    }
+
+    /// The subprocesses in which a catcher's subscription lies, from the inside.
+    fn scopes_around(&self, catcher: NodeId) -> impl Iterator<Item = NodeId> {
+        let parent = |node: NodeId| self.graph.node(node).parent;
+        let inner = match self.graph.node(catcher).kind {
+            Kind::StartEvent { .. } => parent(catcher).and_then(parent),
+            _ => parent(catcher),
+        };
+        std::iter::successors(inner, move |&owner| parent(owner))
     }
 
     /// The start event that this message starts an instance at.

@@ -157,38 +157,51 @@ pub(super) async fn already_started(
     Ok(started.into_iter().collect())
 }
 
-/// The business keys of these for which a start of ours has not run yet, and whether it is blocked.
+/// A start of ours whose job has not run yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PendingStart {
+    pub tenant: Option<String>,
+    /// Its job will not run by itself.
+    pub blocked: bool,
+}
+
+/// The starts of ours that have not run yet, by those of these business keys that have some.
 pub(super) async fn pending_starts(
     tx: &mut Tx,
     tables: &Tables,
     engine: &str,
     business_keys: &[&str],
-) -> Result<HashMap<String, bool>, DbError> {
+) -> Result<HashMap<String, Vec<PendingStart>>, DbError> {
     if business_keys.is_empty() {
         return Ok(HashMap::new());
     }
     let rows = sqlx::query(tables.sql(
         "/* camunda_tables.pending_starts */
-         SELECT s.business_key, bool_and(j.retries_ = 0 OR j.suspension_state_ = 2) AS blocked
+         SELECT s.business_key, nullif(s.tenant_id, '') AS tenant,
+                bool_and(j.retries_ = 0 OR j.suspension_state_ = 2) AS blocked
            FROM {s}pending_start s
           CROSS JOIN LATERAL (
                 SELECT x.retries_, x.suspension_state_ FROM {e}act_ru_job x
                  WHERE x.id_ = s.job_id OFFSET 0) j
           WHERE s.engine = $1 AND s.business_key = ANY($2)
-          GROUP BY s.business_key",
+          GROUP BY s.business_key, s.tenant_id",
     ))
     .bind(engine)
     .bind(business_keys)
     .fetch_all(&mut **tx)
     .await
     .map_err(DbError::of("pending starts"))?;
-    Ok(rows
-        .iter()
-        .map(|row| {
-            let blocked: Option<bool> = row.get("blocked");
-            (row.get("business_key"), blocked.unwrap_or(false))
-        })
-        .collect())
+    let mut pending: HashMap<String, Vec<PendingStart>> = HashMap::new();
+    for row in rows {
+        let blocked: Option<bool> = row.get("blocked");
+        let start = PendingStart {
+            tenant: row.get("tenant"),
+            blocked: blocked.unwrap_or(false),
+        };
+        let key: String = row.get("business_key");
+        pending.entry(key).or_default().push(start);
+    }
+    Ok(pending)
 }
 
 #[cfg(test)]

@@ -151,11 +151,74 @@ fn a_message_behind_a_start_of_its_business_key_is_early() {
     let expected = ["nobody", "effect", "waiting/early", "nobody"];
     assert_eq!(decided(&facts, &asks), expected);
 
-    // It was started before: that is its effect, and nobody is early for it.
+    // It was started before, by a row that is purged: perhaps by another message. Nobody is early for it.
     let startable = facts.starts.get_mut(&1).expect("inserted");
     startable.exists = true;
-    let expected = ["nobody", "effect", "nobody", "nobody"];
+    let expected = ["nobody", "dead/refused", "nobody", "nobody"];
     assert_eq!(decided(&facts, &asks), expected);
+}
+
+#[test]
+fn a_start_of_another_tenant_is_none_of_ours() {
+    let mut facts = facts();
+    let start = |tenant: Option<&str>, blocked| PendingStart {
+        tenant: tenant.map(str::to_owned),
+        blocked,
+    };
+    let starts = vec![start(Some("a"), true), start(None, false)];
+    facts.early.insert("order".to_owned(), starts);
+    let of = |tenant: Tenant| {
+        let mut paid = correlation("order");
+        let Action::Correlate(correlation) = &mut paid.action else {
+            unreachable!("it is one");
+        };
+        correlation.tenant = tenant;
+        decided(&facts, &[ask(&paid)]).remove(0)
+    };
+    assert_eq!(of(Tenant::Any), "waiting/early", "one of them may run");
+    assert_eq!(of(Tenant::Is("a".to_owned())), "waiting/blocked");
+    assert_eq!(of(Tenant::Is("b".to_owned())), "nobody");
+    assert_eq!(of(Tenant::Without), "waiting/early");
+}
+
+/// The job of variant C correlates by the name alone when it runs: by then somebody else may wait in the instance.
+#[test]
+fn a_message_with_correlation_keys_meets_nobody_who_waits_later() {
+    let looping = br#"<definitions xmlns="http://www.omg.org/spec/BPMN/20100524/MODEL">
+        <message id="paid" name="Paid"/>
+        <process id="key" isExecutable="true"><startEvent id="s"/><receiveTask id="r" messageRef="paid"/>
+        <exclusiveGateway id="again"/><endEvent id="e"/>
+        <sequenceFlow id="1" sourceRef="s" targetRef="r"/><sequenceFlow id="2" sourceRef="r" targetRef="again"/>
+        <sequenceFlow id="3" sourceRef="again" targetRef="r"/><sequenceFlow id="4" sourceRef="again" targetRef="e"/>
+        </process></definitions>"#;
+    let process = super::super::model::read(looping)
+        .expect("a model")
+        .remove(0);
+    let mut facts = facts();
+    let known = Arc::new(Definition::Known(Box::new(process)));
+    facts.definitions.insert("definition".to_owned(), known);
+    facts.candidates.insert(0, vec![candidate("a")]);
+    let amount = || Variable {
+        name: "amount".to_owned(),
+        value: Value::Integer(1),
+    };
+    let variant = |keys: Vec<Variable>, payload: Vec<Variable>| {
+        let mut message = correlation("key");
+        message.variables = payload;
+        let Action::Correlate(correlation) = &mut message.action else {
+            unreachable!("it is one");
+        };
+        correlation.correlation_keys = keys;
+        let (decisions, _) = decide(&facts, &[ask(&message)]);
+        match &decisions[0] {
+            (_, Some(Plan::Claim { variant, .. })) => variant.as_str(),
+            (Outcome::Wait { reason, .. }, _) => reason.as_str(),
+            other => panic!("{:?}", other.0),
+        }
+    };
+    assert_eq!(variant(Vec::new(), vec![amount()]), "C");
+    assert_eq!(variant(vec![amount()], Vec::new()), "B");
+    assert_eq!(variant(vec![amount()], vec![amount()]), "unsupported");
 }
 
 #[test]

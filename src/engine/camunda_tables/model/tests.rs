@@ -286,6 +286,34 @@ fn a_refusal_names_the_element_and_the_reason() {
     }
 }
 
+#[test]
+fn what_lies_on_a_cycle_may_wait_for_another_one_later() {
+    let again = |notation: &str| process(notation).waits_once("M").is_err();
+    let returning = [
+        "startEvent s; receiveTask r message=M; exclusiveGateway x; s > r > x > r",
+        "startEvent s; receiveTask r message=M sequential; s > r",
+        "startEvent s; s > o; subProcess o sequential {; startEvent os; receiveTask r message=M; os > r; }",
+        "startEvent s; s > o; exclusiveGateway x; subProcess o {; startEvent os; receiveTask r message=M
+         os > r; }; o > x > o",
+        "startEvent s; userTask t; boundaryEvent b on=t message=M; s > t; b > t",
+        "startEvent s; receiveTask r message=M; intermediateThrowEvent back link=L
+         intermediateCatchEvent here link=L; s > r > back; here > r",
+    ];
+    for notation in returning {
+        assert!(again(notation), "{notation}");
+    }
+    let once = [
+        "startEvent s; receiveTask r message=M; endEvent e; s > r > e",
+        "startEvent s; exclusiveGateway x; userTask t; receiveTask r message=M; s > x > t > x; x > r",
+        "startEvent s; userTask t; boundaryEvent b on=t message=M; endEvent e; s > t > e; b > e",
+        "startEvent s; s > o; subProcess o {; startEvent os; receiveTask r message=M; os > r; }",
+        "startEvent s; userTask u; s > u; subProcess e byEvent {; startEvent es message=M; }",
+    ];
+    for notation in once {
+        assert!(!again(notation), "{notation}");
+    }
+}
+
 /// Case and notation.
 const FORKED: &[(&str, &str)] = &[
     (
