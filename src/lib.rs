@@ -38,14 +38,16 @@
 //!
 //! # The way of one batch
 //!
-//! 1. A [`source::Stream`] yields deliveries; the [`intake`] buffers what arrives while a batch commits.
-//! 2. `Intake::accept` decodes each: route, dedup key, correlation, variables. A failure becomes a row born dead.
-//! 3. One transaction begins, with the session's time limits.
-//! 4. The engine looks at all messages at once: who waits for them, which start, or nobody.
-//! 5. Rows are inserted in their final state; the unique key drops the duplicates.
-//! 6. The engine writes its rows for the new ones; a claim that misses turns its row to waiting.
-//! 7. On Kafka, the positions are advanced: how far each partition is stored.
-//! 8. Commit. Only now the receipts go back to the stream, which acknowledges the finished prefix.
+//! A [`source::Stream`] yields deliveries; the [`intake`] buffers what arrives while a batch commits, and
+//! `Intake::accept` takes the batch:
+//!
+//! 1. Decode each: route, dedup key, correlation, variables. A failure becomes a row born dead.
+//! 2. Begin one transaction, with the session's time limits.
+//! 3. Look: the engine is asked about all messages at once, who waits for them, which start, or nobody.
+//! 4. Insert the rows in their final state; the unique key drops the duplicates.
+//! 5. Hand: the engine writes its rows for the new ones; a claim that misses turns its row to waiting.
+//! 6. On Kafka, advance the positions: how far each partition is stored. Then commit.
+//! 7. Settle: only now the receipts go back to the stream, which acknowledges the finished prefix.
 //!
 //! # The way of a crash
 //!
