@@ -17,6 +17,7 @@ pub use samples::Samples;
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
+use serde::Serialize;
 
 use catalogue as name;
 
@@ -54,7 +55,8 @@ impl MessageOutcome {
 }
 
 /// Why the same message came again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DuplicateCause {
     /// `RabbitMQ` says that it delivered it before.
     Redelivered,

@@ -382,7 +382,7 @@ impl State {
         let duplicate = |cause: DuplicateCause| {
             let meter = self.meters.get(&Meters::Cause(cause.as_str().to_owned()));
             DuplicateStatus {
-                cause: cause.as_str(),
+                cause,
                 total: meter.map_or(0, |meter| meter.rate().total),
                 recent: meter.map_or(0, Meter::grown),
             }

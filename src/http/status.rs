@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::inbox::{Count, Node};
+use crate::metrics::DuplicateCause;
 
 /// Everything that one node knows of itself and of the database that it shares.
 #[derive(Debug, Clone, Serialize)]
@@ -131,7 +132,7 @@ pub struct EngineStatus {
 
 #[derive(Debug, Clone, Serialize)]
 pub struct DuplicateStatus {
-    pub cause: &'static str,
+    pub cause: DuplicateCause,
     pub total: u64,
     /// In the last minutes that the page remembers.
     pub recent: u64,

@@ -1,6 +1,7 @@
 //! What the words of the inbox mean, for people who did not write the program.
 
 use crate::message::{DeadReason, WaitReason};
+use crate::metrics::DuplicateCause;
 
 /// The meaning of a row's reason, and whether somebody should look at it; both empty for an unknown one,
 /// which a newer version may have written.
@@ -29,8 +30,8 @@ fn waiting(reason: WaitReason) -> &'static str {
         WaitReason::Blocked => "what it waits for does not run by itself",
         WaitReason::Backlog => "the engine has enough unfinished jobs of ours",
         WaitReason::Ordered => "an earlier message of its key is not finished",
-        WaitReason::Held => "held on purpose",
-        WaitReason::EngineDown => "the engine does not answer",
+        WaitReason::Held => "no node that looked has its engine configured",
+        WaitReason::EngineDown => "a statement of its engine cannot be prepared",
         WaitReason::Retry => "the engine refused it; another attempt is due",
     }
 }
@@ -42,6 +43,7 @@ fn needs_somebody(reason: WaitReason) -> bool {
             | WaitReason::Ambiguous
             | WaitReason::Unsupported
             | WaitReason::Blocked
+            | WaitReason::Held
             | WaitReason::EngineDown
     )
 }
@@ -65,12 +67,39 @@ fn dead_because(reason: DeadReason) -> &'static str {
 }
 
 /// Why the same message came again.
-pub(super) fn cause(word: &str) -> &'static str {
-    match word {
-        "redelivered" => "RabbitMQ delivered it before",
-        "rebalance" => "Kafka: read again after a restart or rebalance",
-        "resend" => "sent again with the same key",
-        "of_dead" => "its first one is dead: redrive that one",
-        _ => "",
+pub(super) fn cause(cause: DuplicateCause) -> &'static str {
+    match cause {
+        DuplicateCause::Redelivered => "RabbitMQ delivered it before",
+        DuplicateCause::Rebalance => "Kafka: read again after a restart or rebalance",
+        DuplicateCause::Reread => "Kafka: read again because the database was behind",
+        DuplicateCause::Resend => "sent again with the same key",
+        DuplicateCause::OfDead => "its first one is dead: redrive that one",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_and_cause_has_words_of_its_own() {
+        let waits = WaitReason::ALL.map(|known| reason(known.as_str()).0);
+        let deaths = DeadReason::ALL.map(|known| reason(known.as_str()).0);
+        let causes = DuplicateCause::ALL.map(cause);
+        let all = [&waits[..], &deaths[..], &causes[..]].concat();
+        let distinct: BTreeSet<&str> = all.iter().copied().collect();
+        assert!(!distinct.contains(""), "{all:?}");
+        assert_eq!(distinct.len(), all.len(), "{all:?}");
+    }
+
+    #[test]
+    fn what_waits_without_end_until_somebody_acts_says_so() {
+        for (word, of) in [("held", "engine"), ("engine_down", "engine")] {
+            let (meaning, needs_somebody) = reason(word);
+            assert!(needs_somebody && meaning.contains(of), "{word}: {meaning}");
+        }
+        assert_eq!(reason("of a newer version"), ("", false));
     }
 }

@@ -87,7 +87,10 @@ pub enum WaitReason {
     Backlog,
     /// An earlier message of its order key is not finished.
     Ordered,
+    /// Its engine is not configured on the node that looked. It waits without end, because another node's
+    /// configuration may have the engine, as while nodes are updated one by one.
     Held,
+    /// A statement of the engine `sql` cannot be prepared: a table or a right is missing. No attempt is used.
     EngineDown,
     /// The engine answered no; another attempt is due later.
     Retry,

@@ -3,6 +3,7 @@
 use super::super::status::Status;
 use super::super::{format, words};
 use crate::inbox::{Count, StateName};
+use crate::metrics::DuplicateCause;
 
 /// Rows that are not done.
 pub(in crate::http) struct Open {
@@ -137,9 +138,9 @@ pub(super) fn causes(status: &Status) -> Vec<Bar> {
     let all: u64 = status.duplicates.iter().map(|cause| cause.total).sum();
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let bars = status.duplicates.iter().map(|duplicate| Bar {
-        word: duplicate.cause.replace('_', " "),
+        word: duplicate.cause.as_str().replace('_', " "),
         meaning: words::cause(duplicate.cause),
-        alarming: duplicate.cause == "of_dead" && duplicate.total > 0,
+        alarming: duplicate.cause == DuplicateCause::OfDead && duplicate.total > 0,
         number: format::count(duplicate.total),
         note: match duplicate.recent {
             0 => String::new(),
