@@ -37,7 +37,7 @@ catalogue! {
     ACK_FAILURES = "sluice_ack_failures_total", Counter, Count, "Acknowledgements that the broker did not take; the deliveries come again.";
     SOURCE_CONNECTED = "sluice_source_connected", Gauge, Count, "Whether the source has a connection to its broker and is let into its group (1) or not (0).";
     SOURCE_RECONNECTS = "sluice_source_reconnects_total", Counter, Count, "Connections that a source opened after its first one.";
-    KAFKA_LAG = "sluice_kafka_lag", Gauge, Count, "Records between the committed offset and the end of the partition.";
+    KAFKA_LAG = "sluice_kafka_lag", Gauge, Count, "Offsets of the partition between what is finished and its end; 0 when everything that can be read is finished.";
     KAFKA_BELOW_LOW_WATERMARK = "sluice_kafka_offset_below_low_watermark_total", Counter, Count, "Partitions whose committed offset was older than the oldest record: records were lost before they were read.";
     KAFKA_PARTITIONS_MET = "sluice_kafka_partitions_met_total", Counter, Count, "Partitions of which the group had committed nothing, and that began with their oldest record.";
     KAFKA_SKIPPED_TO_END = "sluice_kafka_skipped_to_end_total", Counter, Count, "Times that start = latest skipped all records of a topic, because the group had committed nothing of it.";

@@ -50,6 +50,8 @@ struct Lane {
     latest: Option<Mark>,
     /// Received and thrown away: the tracker waits for them, the intake never had them.
     discarded: usize,
+    /// Whether where the client says that it fetches was said since the partition began or was paused.
+    fetches_here: bool,
 }
 
 /// What a topic is known by, and the record that had come last when somebody asked.
@@ -128,8 +130,32 @@ impl Assignment {
             again_below: opening.again_below,
             latest: None,
             discarded: 0,
+            fetches_here: false,
         };
         self.lanes.insert(lane, state);
+    }
+
+    /// How far a partition is read, for people alone: behind what is finished, or, when nothing of it is open,
+    /// where the client fetches. Behind the last record may stand markers and aborted records, which nobody is
+    /// given. `fetches`: only when the client has passed on all that it had fetched.
+    pub(super) fn read_to(&mut self, at: &Position, fetches: Option<i64>) -> i64 {
+        let Some(lane) = self.lane(&at.topic, at.partition) else {
+            return at.offset;
+        };
+        let is_open = self.tracker.open(lane) > 0;
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return at.offset;
+        };
+        let fetches = fetches.filter(|_| state.fetches_here && !is_open);
+        state.fetches_here = true;
+        fetches.map_or(state.resume, |fetches| state.resume.max(fetches))
+    }
+
+    /// The client throws away what it has fetched ahead, and may still say for a moment that it is there.
+    pub(super) fn fetches_anew(&mut self) {
+        for lane in self.lanes.values_mut() {
+            lane.fetches_here = false;
+        }
     }
 
     /// Throws away what is buffered of a partition that is being revoked: its next owner reads it.
@@ -382,6 +408,34 @@ mod tests {
             tag: 0,
         };
         assert_eq!(assignment.settle(vec![stale]), []);
+    }
+
+    #[test]
+    fn a_partition_with_nothing_open_is_read_to_where_the_client_fetches() {
+        let mut assignment = Assignment::default();
+        begin(&mut assignment, at(0, 5), 1);
+        let read = |assignment: &mut Assignment, fetches| assignment.read_to(&at(0, 0), fetches);
+        assert_eq!(
+            read(&mut assignment, Some(9)),
+            5,
+            "it may speak of an earlier assignment"
+        );
+        assert_eq!(
+            read(&mut assignment, Some(9)),
+            9,
+            "only markers stand there"
+        );
+        receive(&mut assignment, 0, 9);
+        assert_eq!(read(&mut assignment, Some(11)), 5, "buffered");
+        let taken = take_all(&mut assignment);
+        assert_eq!(read(&mut assignment, Some(11)), 5, "under way");
+        assert_eq!(assignment.settle(taken), [at(0, 10)]);
+        assert_eq!(read(&mut assignment, None), 10, "the client has more");
+        assert_eq!(read(&mut assignment, Some(11)), 11);
+        assert_eq!(read(&mut assignment, Some(-1001)), 10, "it does not know");
+        assignment.fetches_anew();
+        assert_eq!(read(&mut assignment, Some(20)), 10, "thrown away");
+        assert_eq!(assignment.unconfirmed(), [at(0, 10)], "what is committed");
     }
 
     #[test]

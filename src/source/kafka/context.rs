@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::statistics::ConsumerGroup;
+use rdkafka::statistics::{self, ConsumerGroup};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 
@@ -267,28 +267,28 @@ impl ClientContext for Context {
         let mut state = self.shared.state();
         state.heard_at = heard_at.or(state.heard_at);
         let positions = state.assignment.positions();
+        // Otherwise what the client passes on is thrown away.
+        let is_reading = state.is_reading();
         drop(state);
-        for Position {
-            topic,
-            partition,
-            offset,
-            ..
-        } in positions
-        {
-            let partitions = statistics.topics.get(&topic).map(|topic| &topic.partitions);
-            let Some(measured) = partitions.and_then(|partitions| partitions.get(&partition))
-            else {
+        for position in positions {
+            let Position {
+                topic, partition, ..
+            } = &position;
+            let partitions = statistics.topics.get(topic).map(|topic| &topic.partitions);
+            let Some(measured) = partitions.and_then(|partitions| partitions.get(partition)) else {
                 continue;
             };
-            self.committed(&topic, partition, measured.committed_offset);
+            self.committed(topic, *partition, measured.committed_offset);
             // Records of a transaction that is still open cannot be read yet.
             let end = match measured.ls_offset {
                 0.. => measured.ls_offset,
                 _ => measured.hi_offset,
             };
             if end >= 0 {
-                let lag = end.saturating_sub(offset).max(0);
-                metrics::kafka_lag(&self.source, &topic, partition, Some(lag));
+                let fetches = fetches(measured).filter(|_| is_reading);
+                let read_to = self.shared.state().assignment.read_to(&position, fetches);
+                let lag = end.saturating_sub(read_to).max(0);
+                metrics::kafka_lag(&self.source, topic, *partition, Some(lag));
             }
         }
     }
@@ -312,6 +312,14 @@ impl ClientContext for Context {
             }
         }
     }
+}
+
+/// Where the client fetches, if it has passed on everything before that: it puts records into its queue before
+/// it says that it fetches behind them, and looks at the queue after. The queue is that of all partitions, and
+/// its only reader is the thread that calls us.
+fn fetches(measured: &statistics::Partition) -> Option<i64> {
+    let is_passed_on = measured.fetch_state == "active" && measured.fetchq_cnt == 0;
+    is_passed_on.then_some(measured.next_offset)
 }
 
 impl ConsumerContext for Context {

@@ -207,6 +207,9 @@ impl Poller<'_> {
         }
         let full = state.is_full(self.buffer_bytes);
         let turned = (full != state.paused).then(|| state.partitions());
+        if turned.is_some() {
+            state.assignment.fetches_anew();
+        }
         state.paused = full;
         let now = Instant::now();
         state.commit_due(now);

@@ -352,7 +352,8 @@ async fn a_partition_that_left_while_nobody_emptied_the_buffer_is_read_when_it_c
 }
 
 #[tokio::test]
-async fn gaps_of_aborted_transactions_neither_deliver_nor_hold_a_commit_up() {
+async fn gaps_of_aborted_transactions_neither_deliver_nor_hold_a_commit_up_nor_count_as_lag() {
+    LazyLock::force(&METRICS);
     let topic = Rig::get().topic(1).await;
     let group = unique();
     produce(&topic, 0, 0..2).await;
@@ -366,7 +367,8 @@ async fn gaps_of_aborted_transactions_neither_deliver_nor_hold_a_commit_up() {
         producer
             .init_transactions(LIMIT)
             .expect("the broker transacts");
-        for (payload, commits) in [("aborted", false), ("2", true)] {
+        let ends = [("x", false), ("2", true), ("3", true), ("y", false)];
+        for (payload, commits) in ends {
             producer.begin_transaction().expect("a transaction begins");
             let record: BaseRecord<'_, str, str> = BaseRecord::to(&name).payload(payload);
             producer
@@ -383,21 +385,30 @@ async fn gaps_of_aborted_transactions_neither_deliver_nor_hold_a_commit_up() {
         }
     });
     transacting.await.expect("producing does not panic");
-    produce(&topic, 0, 3..4).await;
 
-    let mut stream = open(&kafka_node(&topic, &group, "")).await;
+    let node = kafka_node(&topic, &group, "statistics_interval = '100ms'");
+    let mut stream = open(&node).await;
     let taken = take(&mut stream, 4).await;
     assert_eq!(payloads(&taken), numbers(0..4));
     let last = taken[3].envelope.offset.expect("Kafka has offsets");
     assert!(last > 5, "the abort and both markers have offsets: {last}");
     let mut receipts = receipts(taken);
     let gap = receipts.split_off(2);
+    eventually("the lag while all is open", LIMIT, async || {
+        (metric("sluice_kafka_lag", &node) == Some(10.0)).then_some(())
+    })
+    .await;
     stream.settle(gap).await.expect("the broker listens");
     stream.settle(receipts).await.expect("the broker listens");
     eventually("the commit behind the gaps", LIMIT, async || {
         (topic.committed(&group).await == [Some(last + 1)]).then_some(())
     })
     .await;
+    eventually("no lag behind the last marker", LIMIT, async || {
+        (metric("sluice_kafka_lag", &node) == Some(0.0)).then_some(())
+    })
+    .await;
+    assert_eq!(topic.committed(&group).await, [Some(last + 1)]);
     stream.close().await;
 }
 
