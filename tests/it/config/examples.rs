@@ -84,6 +84,25 @@ fn every_block_of_the_readme_loads() {
     assert!(blocks > 0, "there is no block");
 }
 
+#[test]
+fn the_first_route_has_what_it_names_before_a_command_reads_it() {
+    let text = std::fs::read_to_string(project("README.md")).unwrap();
+    let (_, section) = text.split_once("## A first route").unwrap();
+    let (_, section) = section.split_once("```toml\n").unwrap();
+    let (file, rest) = section.split_once("\n```").unwrap();
+    let (_, commands) = rest.split_once("### Queue and topic").unwrap();
+    let migrate = commands.find("sluice migrate").unwrap();
+    let until_read = &commands[..migrate];
+    for variable in file.split("${").skip(1) {
+        let variable = variable.split('}').next().unwrap();
+        let is_given = variable.contains(":-") || until_read.contains(&format!("{variable}="));
+        assert!(is_given, "{variable}: {until_read}");
+    }
+    for made in ["declare queue name=payments", "--create --topic orders"] {
+        assert!(until_read.contains(made), "{made}: {until_read}");
+    }
+}
+
 /// The annotated example with some of its commented lines made real.
 fn annotated(prefixes: &[&str]) -> String {
     let text = std::fs::read_to_string(project("config/sluice.toml")).unwrap();
