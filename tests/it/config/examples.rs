@@ -85,6 +85,54 @@ fn every_block_of_the_readme_loads() {
 }
 
 #[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let documents = [
+        "README.md",
+        "dashboards/README.md",
+        "deploy/README.md",
+        "src/cli/bench.md",
+        "tests/chaos.md",
+    ];
+    let mut links = 0;
+    for document in documents {
+        let path = project(document);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let targets = text.split("](").skip(1);
+        for target in targets.filter_map(|rest| rest.split(')').next()) {
+            if target.starts_with("https://") {
+                continue;
+            }
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let to = match file {
+                "" => path.clone(),
+                _ => path.parent().unwrap().join(file),
+            };
+            let found = std::fs::read_to_string(&to);
+            let found = found.unwrap_or_else(|error| panic!("{document}: {target}: {error}"));
+            let leads = anchor.is_empty() || headings(&found).contains(anchor);
+            assert!(leads, "{document}: {target}");
+            links += 1;
+        }
+    }
+    assert!(links > 5, "{links}");
+}
+
+/// The headings of a document, as GitHub makes anchors of them.
+fn headings(text: &str) -> BTreeSet<String> {
+    let headings = text
+        .lines()
+        .filter(|line| line.starts_with("## ") || line.starts_with("### "));
+    let anchor = |heading: &str| {
+        let words = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = words
+            .chars()
+            .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
 fn the_first_route_has_what_it_names_before_a_command_reads_it() {
     let text = std::fs::read_to_string(project("README.md")).unwrap();
     let (_, section) = text.split_once("## A first route").unwrap();
