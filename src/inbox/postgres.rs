@@ -3,7 +3,7 @@
 //! Owns the transaction's session limits and every statement on our own tables; connections are had in
 //! [`connect`], the statements of accepting stand in [`accept`], of driving in [`drive`], of order keys in
 //! [`order`], of positions in [`position`], of purging in [`purge`], of operating in [`operate`] and [`inspect`], the migrations in
-//! [`schema`]. Knows no broker and no engine, but lends its transaction to engines.
+//! [`schema`]; [`plans`] says how the server plans them. Knows no broker and no engine, but lends its transaction to engines.
 //! Invariant: every write runs in a transaction of [`PostgresInbox::begin`] or its `begin_small`, so that a session
 //! limit stands behind every lock, and so that a session which a cancelled begin left open is ended.
 
@@ -13,6 +13,7 @@ mod drive;
 mod inspect;
 mod operate;
 mod order;
+mod plans;
 mod position;
 mod purge;
 mod schema;
@@ -31,6 +32,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, SqlSafeStr as _, S
 use uuid::Uuid;
 
 use self::connect::Connections;
+use self::plans::Planning;
 use self::statement::Schema;
 use super::{
     Change, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node, NodeIdentity,
@@ -91,15 +93,8 @@ impl PostgresInbox {
             .disable_statement_logging();
         let inner = Inner {
             connections: Connections::new(options, config.connections, config.pooler),
-            begin: begin_statement(config, PLANNED_ANEW),
-            begin_small: begin_statement(
-                config,
-                match config.pooler {
-                    Pooler::None => PLANNED_ONCE,
-                    // No plan outlives its statement there.
-                    Pooler::Transaction => PLANNED_ANEW,
-                },
-            ),
+            begin: begin_statement(config, Planning::Anew),
+            begin_small: begin_statement(config, Planning::Once),
             patience: config.statement_timeout.0 + GRACE,
             rotation: Mutex::default(),
             accept: accept::Statements::new(&schema),
@@ -157,8 +152,8 @@ impl PostgresInbox {
         rotation.unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn begin_with(&self, statement: &SqlStr) -> Result<Tx, DbError> {
-        let begun = self.inner.connections.begin(statement.clone());
+    async fn begin_with(&self, statement: &SqlStr, planning: Planning) -> Result<Tx, DbError> {
+        let begun = self.inner.connections.begin(statement.clone(), planning);
         self.within("inbox.begin", begun).await
     }
 
@@ -190,33 +185,21 @@ fn no_answer() -> sqlx::Error {
     ))
 }
 
-/// A plan that was made while a table was empty would read all of it for every batch, until the next ANALYZE.
-const PLANNED_ANEW: &str = "set_config('plan_cache_mode', 'force_custom_plan', true)";
-
-/// Half of what one message costs the server is planning. A plan that looks up one row after the other by an
-/// index is right for a handful of them, however large the table was when it was made; which index is the
-/// better one may change, so that sessions forget their plans from time to time. Before PostgreSQL 18 what is
-/// forbidden counts as so expensive that the server would compile the plan.
-const PLANNED_ONCE: &str = "set_config('plan_cache_mode', 'force_generic_plan', true), \
-     set_config('enable_seqscan', 'off', true), \
-     set_config('enable_hashjoin', 'off', true), \
-     set_config('enable_mergejoin', 'off', true), \
-     set_config('jit', 'off', true)";
-
 /// One round trip begins and sets the limits; local ones, so that a pooler between does not matter, and all
 /// in one statement, because idle nodes send little else.
-fn begin_statement(config: &InboxConfig, planned: &str) -> SqlStr {
+fn begin_statement(config: &InboxConfig, planning: Planning) -> SqlStr {
     AssertSqlSafe(format!(
         "/* inbox.begin */ BEGIN ISOLATION LEVEL READ COMMITTED; \
          SELECT set_config('idle_in_transaction_session_timeout', '{}', true), \
          set_config('lock_timeout', '{}', true), \
          set_config('statement_timeout', '{}', true), \
          set_config('synchronous_commit', '{}', true), \
-         {planned}",
+         {}",
         config.idle_in_transaction_timeout.as_ms(),
         config.lock_timeout.as_ms(),
         config.statement_timeout.as_ms(),
         config.synchronous_commit.as_sql(),
+        planning.settings(),
     ))
     .into_sql_str()
 }
@@ -230,11 +213,16 @@ impl Inbox for PostgresInbox {
     }
 
     async fn begin(&self) -> Result<Tx, DbError> {
-        self.begin_with(&self.inner.begin).await
+        self.begin_with(&self.inner.begin, Planning::Anew).await
     }
 
     async fn begin_small(&self) -> Result<Tx, DbError> {
-        self.begin_with(&self.inner.begin_small).await
+        if self.inner.connections.pooler() == Pooler::Transaction {
+            // No plan outlives its statement there.
+            return self.begin().await;
+        }
+        self.begin_with(&self.inner.begin_small, Planning::Once)
+            .await
     }
 
     /// Commits, or fails: in an aborted transaction COMMIT alone would roll back and report no error, and

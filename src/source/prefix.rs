@@ -111,6 +111,11 @@ impl Tracker {
         self.lanes.get(&lane).map_or(0, |lane| lane.open.len())
     }
 
+    /// How many deliveries are remembered, of all lanes.
+    pub fn remembered(&self) -> usize {
+        self.lanes.values().map(|lane| lane.open.len()).sum()
+    }
+
     fn finish(&mut self, receipt: &Receipt) {
         let Some(lane) = self.lanes.get_mut(&receipt.lane) else {
             return;

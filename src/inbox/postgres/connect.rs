@@ -15,6 +15,7 @@ use sqlx::{Connection as _, Executor as _, Row as _, SqlStr};
 use tokio::sync::Mutex;
 
 use super::Tx;
+use super::plans::Planning;
 use crate::inbox::Pooler;
 
 /// How long a connection may take to be had: from the pool, or newly made.
@@ -67,11 +68,11 @@ impl Connections {
     }
 
     /// A transaction, begun by this statement.
-    pub async fn begin(&self, statement: SqlStr) -> Result<Tx, sqlx::Error> {
+    pub async fn begin(&self, statement: SqlStr, planning: Planning) -> Result<Tx, sqlx::Error> {
         tokio::select! {
             biased;
             begun = self.pool.begin_with(statement) => {
-                begun.map(|tx| Tx::new(tx, self.pooler == Pooler::Transaction))
+                begun.map(|tx| Tx::new(tx, planning, self.pooler == Pooler::Transaction))
             }
             refusal = self.refusal() => Err(refusal),
         }

@@ -15,6 +15,8 @@ use sqlx::postgres::{
 };
 use sqlx::{AssertSqlSafe, Either, Execute, Executor, SqlSafeStr as _, SqlStr};
 
+use super::plans::Planning;
+
 /// A transaction, which the engines in this database share.
 #[derive(Debug)]
 pub struct Tx(Session);
@@ -23,16 +25,31 @@ pub struct Tx(Session);
 #[derive(Debug)]
 pub struct Session {
     transaction: sqlx::Transaction<'static, Postgres>,
+    /// As it began.
+    planning: Planning,
     /// Whether a pooler may give the server's session to somebody else afterwards.
     pooled: bool,
 }
 
 impl Tx {
-    pub(super) fn new(transaction: sqlx::Transaction<'static, Postgres>, pooled: bool) -> Self {
+    pub(super) fn new(
+        transaction: sqlx::Transaction<'static, Postgres>,
+        planning: Planning,
+        pooled: bool,
+    ) -> Self {
         Self(Session {
             transaction,
+            planning,
             pooled,
         })
+    }
+
+    pub(super) fn planning(&self) -> Planning {
+        self.planning
+    }
+
+    pub(super) fn is_pooled(&self) -> bool {
+        self.pooled
     }
 }
 

@@ -241,6 +241,11 @@ impl Assignment {
         self.buffered_bytes
     }
 
+    /// Records that came and are not in the finished prefix of their partition.
+    pub(super) fn remembered(&self) -> usize {
+        self.tracker.remembered()
+    }
+
     /// Hands out what is buffered, up to the limits.
     pub(super) fn take(&mut self, limits: Limits) -> Vec<Delivery> {
         let taken = limits.take_from(&mut self.buffer);

@@ -19,8 +19,11 @@ use crate::source::SourceError;
 /// A commit that failed is tried again after this long, if no later one has covered it.
 const COMMIT_AGAIN: Duration = Duration::from_secs(1);
 /// Commits of a stream are no closer than this: Kafka 4 answers each after some 10 ms, one after the other, and
-/// those of every batch would pile up there for seconds, in the way of heartbeats and of leaving the group.
-const COMMIT_PAUSE: Duration = Duration::from_millis(100);
+/// those of every batch would pile up there for seconds, in the way of heartbeats and of leaving the group. The client
+/// begins no partition and ends no rebalance while one is not answered.
+const COMMIT_PAUSE: Duration = Duration::from_secs(1);
+/// While one record waits for a lock, those behind it are finished and cannot be committed: so many are kept in mind.
+const REMEMBERED: usize = 250_000;
 
 #[derive(Default)]
 pub(super) struct Shared {
@@ -97,7 +100,9 @@ impl Shared {
 impl State {
     /// Whether to receive no more for now.
     pub(super) fn is_full(&self, buffer_bytes: usize) -> bool {
-        !self.is_reading() || self.assignment.buffered_bytes() >= buffer_bytes
+        !self.is_reading()
+            || self.assignment.buffered_bytes() >= buffer_bytes
+            || self.assignment.remembered() >= REMEMBERED
     }
 
     pub(super) fn is_reading(&self) -> bool {

@@ -153,8 +153,7 @@ impl StartRows {
         self.activity.push(start.activity.to_owned());
     }
 
-    /// Writes them in the engine's own order: job, byte arrays, variables, execution, history. The
-    /// execution goes before what refers to it by foreign key.
+    /// Writes them; the execution goes before what refers to it by foreign key.
     pub async fn insert(
         &self,
         tx: &mut Tx,
@@ -162,9 +161,12 @@ impl StartRows {
         schema: &EngineSchema,
         retries: i32,
     ) -> Result<(), DbError> {
+        // An execution has four foreign keys, a variable as many.
+        tx.keep_plans().await?;
         self.insert_executions(tx, tables, schema).await?;
-        self.insert_jobs(tx, tables, schema, retries).await?;
         self.insert_variables(tx, tables, schema).await?;
+        tx.plan_anew().await?;
+        self.insert_jobs(tx, tables, schema, retries).await?;
         self.insert_history(tx, tables, schema, retries).await?;
         Ok(())
     }
