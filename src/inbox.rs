@@ -168,7 +168,8 @@ pub trait Inbox: Clone + Send + Sync + 'static {
         bodies: bool,
     ) -> impl Future<Output = Result<Vec<RowView>, DbError>> + Send;
 
-    /// Makes dead and waiting rows due now, with fresh attempts. Returns how many.
+    /// Makes dead and waiting rows due now, with fresh attempts; one behind another of its order key has its
+    /// turn. Returns how many.
     fn redrive(&self, filter: &Filter) -> impl Future<Output = Result<u64, DbError>> + Send;
 
     /// Makes dead and waiting rows done (`discarded by operator`): the key stays for its retention. Returns how many.

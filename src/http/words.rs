@@ -32,7 +32,7 @@ fn waiting(reason: WaitReason) -> &'static str {
         WaitReason::Ordered => "an earlier message of its key is not finished",
         WaitReason::Held => "no node that looked has its engine configured",
         WaitReason::EngineDown => "a statement of its engine cannot be prepared",
-        WaitReason::Retry => "the engine refused it; another attempt is due",
+        WaitReason::Retry => "the engine refused it, or it was redriven; another attempt is due",
     }
 }
 

@@ -1,7 +1,7 @@
 //! The inbox on PostgreSQL.
 //!
 //! Owns the transaction's session limits and every statement on our own tables; connections are had in
-//! [`connect`], the statements of accepting stand in [`accept`], of driving in [`drive`], of order keys in
+//! [`connect`], the statements of accepting stand in [`accept`], of driving in [`drive`] and [`due`], of order keys in
 //! [`order`], of positions in [`position`], of purging in [`purge`], of operating in [`operate`] and [`inspect`], the migrations in
 //! [`schema`]; [`plans`] says how the server plans them. Knows no broker and no engine, but lends its transaction to engines.
 //! Invariant: every write runs in a transaction of [`PostgresInbox::begin`] or its `begin_small`, so that a session
@@ -10,6 +10,7 @@
 mod accept;
 mod connect;
 mod drive;
+mod due;
 mod inspect;
 mod operate;
 mod order;
@@ -65,8 +66,10 @@ struct Inner {
     patience: Duration,
     /// Where the look for forgotten heads of order keys goes on, by the routes it is for.
     rotation: Mutex<HashMap<String, Uuid>>,
+    due_places: due::Places,
     accept: accept::Statements,
     drive: drive::Statements,
+    due: due::Statements,
     order: order::Statements,
     position: position::Statements,
     purge: purge::Statements,
@@ -97,8 +100,10 @@ impl PostgresInbox {
             begin_small: begin_statement(config, Planning::Once),
             patience: config.statement_timeout.0 + GRACE,
             rotation: Mutex::default(),
+            due_places: due::Places::default(),
             accept: accept::Statements::new(&schema),
             drive: drive::Statements::new(&schema),
+            due: due::Statements::new(&schema),
             order: order::Statements::new(&schema),
             position: position::Statements::new(&schema),
             purge: purge::Statements::new(&schema),
@@ -128,6 +133,7 @@ impl PostgresInbox {
         [
             inner.accept.all(),
             inner.drive.all(),
+            inner.due.all(),
             inner.order.all(),
             inner.position.all(),
             inner.purge.all(),

@@ -156,7 +156,8 @@ pub struct Rekey<'a> {
 #[derive(Debug, Clone)]
 pub enum Take<'a> {
     /// Whose due time has come, of these routes or of none, the oldest first; an ordered row only when it
-    /// is its key's head.
+    /// is its key's head. On `PostgreSQL`, where more is due than fits, half of them may be such as somebody
+    /// waits for; and what is due behind another gives its due time back, if the transaction is committed.
     Due {
         routes: &'a [String],
         limit: i64,

@@ -79,6 +79,8 @@ impl<I: Inbox> Intake<I> {
         let mut tx = self.inbox.begin().await?;
         let mut drives = self.take(&mut tx, take).await?;
         if drives.is_empty() {
+            // Rows that were due too early may have given their due time back.
+            self.inbox.commit(tx).await?;
             return Ok(Driven::default());
         }
         crash_point!("wake_claimed");

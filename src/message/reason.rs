@@ -92,7 +92,7 @@ pub enum WaitReason {
     Held,
     /// A statement of the engine `sql` cannot be prepared: a table or a right is missing. No attempt is used.
     EngineDown,
-    /// The engine answered no; another attempt is due later.
+    /// The engine answered no, or somebody wants it driven again; another attempt is due.
     Retry,
 }
 
@@ -114,6 +114,10 @@ impl WaitReason {
 
     /// Those that last until the row is due, though somebody may wait for it: it was answered no, or is held.
     pub const UNTIL_DUE: [Self; 4] = [Self::Ambiguous, Self::Unsupported, Self::Retry, Self::Held];
+
+    /// Those in which a row becomes due only for safety or to ask again: nobody waits for it, or the engine's
+    /// wake brings it.
+    pub const SAFETY_NET: [Self; 3] = [Self::NoSubscription, Self::UnknownMessage, Self::Backlog];
 
     pub fn as_str(self) -> &'static str {
         match self {

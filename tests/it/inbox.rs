@@ -5,6 +5,7 @@
 
 mod accept;
 mod drive;
+mod due;
 mod grants;
 mod operate;
 mod order;

@@ -9,15 +9,13 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::accept::unique_key;
+use super::due;
 use super::order::{self, is_head};
 use super::statement::statements;
 use super::{PostgresInbox, Tx};
 use crate::inbox::span::Times;
 use crate::inbox::{Change, DbError, OrderKey, Rekey, RowId, StateName, StoredRow, Take, text};
 use crate::units::Span;
-
-/// How many more rows than asked for are looked at, because other nodes may hold the first ones.
-const LOOK_AHEAD: i64 = 4;
 
 /// The columns of a row that was locked, with what fits into the bytes that were asked for.
 macro_rules! locked_rows {
@@ -44,41 +42,33 @@ macro_rules! locked_rows {
     };
 }
 
+/// `$since`: what the rows are sorted by.
 macro_rules! locked_columns {
-    () => {
-        "SELECT i.id, i.source, i.route, i.scope, i.dedup_hash, i.conflict_hash, i.reason,
-            i.epoch, i.attempts, i.order_scope, i.order_key, i.due_at, i.expires_at,
-            COALESCE(i.due_at, i.received_at) AS since,
+    ($since:literal) => {
+        concat!(
+            "SELECT i.id, i.source, i.route, i.scope, i.dedup_hash, i.conflict_hash, i.reason,
+            i.epoch, i.attempts, i.order_scope, i.order_key, i.due_at, i.expires_at, ",
+            $since,
+            " AS since,
             COALESCE(octet_length(i.payload), 0) + octet_length(i.envelope) AS size "
+        )
     };
 }
 
 statements! {
-    // Route by route, so that rows of a route that this node does not know are never read. The look
-    // comes before the lock, because the lock must stand over the sorted whole. What the look compares
-    // can use the index, and is the statement's own time; what the lock compares again must not, or a
-    // table without statistics would be read from its other end.
+    // What the lock compares again must not lead to the index of due rows, as nothing inside a CASE does, or
+    // all of them would be read of a table without statistics.
     take_due: concat!("/* inbox.take_due */ ", locked_rows!(concat!(
-        locked_columns!(),
-        "FROM (
-            SELECT c.id FROM unnest($1::text[]) AS r (route)
-            CROSS JOIN LATERAL (
-                SELECT i.id FROM {s}.inbox i
-                WHERE i.route = r.route AND i.state = 'waiting'
-                    AND i.due_at <= statement_timestamp() AND ", is_head!("$4"), "
-                ORDER BY i.due_at, i.id
-                LIMIT $5
-            ) c
-            UNION
-            SELECT h.id FROM unnest($6::uuid[]) AS h (id)
-        ) look
-        JOIN {s}.inbox i ON i.id = look.id
-        WHERE i.state = 'waiting' AND (i.due_at <= clock_timestamp() OR i.due_at IS NULL)
+        locked_columns!("CASE WHEN i.id = ANY ($4) THEN '-infinity'
+                ELSE COALESCE(i.due_at, i.received_at) END"),
+        "FROM {s}.inbox i
+        WHERE i.id = ANY ($1) AND ", is_head!("$5"), "
+            AND CASE WHEN i.state = 'waiting' THEN i.due_at <= clock_timestamp() OR i.due_at IS NULL END
         ORDER BY since, i.id
         LIMIT $2
         FOR UPDATE OF i SKIP LOCKED"), "$3")),
     take_rows: concat!("/* inbox.take_rows */ ", locked_rows!(concat!(
-        locked_columns!(),
+        locked_columns!("COALESCE(i.due_at, i.received_at)"),
         "FROM {s}.inbox i
         WHERE i.id = ANY ($1) AND i.state = 'waiting' AND ", is_head!("$2"), "
         ORDER BY since, i.id
@@ -142,14 +132,18 @@ pub(super) async fn take(
             let mut routes: Vec<&str> = routes.iter().map(String::as_str).collect();
             // What no route took, and an operator made due: perhaps one takes it now.
             routes.push("");
-            let heads = order::heads(inbox, tx, &routes, blocking_dead).await?;
+            let mut rows = order::heads(inbox, tx, &routes, blocking_dead).await?;
+            let due = due::look(inbox, tx, &routes, blocking_dead, limit).await?;
+            rows.extend(due.rows);
+            if rows.is_empty() {
+                return Ok(Vec::new());
+            }
             let query = sqlx::query(statements.take_due.clone())
-                .bind(routes)
+                .bind(rows)
                 .bind(limit)
                 .bind(bytes)
-                .bind(blocking_dead)
-                .bind(limit.saturating_mul(LOOK_AHEAD))
-                .bind(heads);
+                .bind(due.ahead)
+                .bind(blocking_dead);
             ("inbox.take_due", query)
         }
         Take::Rows { rows, bytes } => {

@@ -121,11 +121,16 @@ statements! {
         ORDER BY n.started_at",
     list: listed!("NULL::bytea AS payload, NULL::bytea AS envelope"),
     show: listed!("i.payload, i.envelope"),
+    // What nobody waited for is waited for now. What is behind another of its order key has its turn.
     redrive: concat!("/* inbox.redrive */ ", picked!(), "
         UPDATE {s}.inbox i SET
-            state = 'waiting', reason = CASE WHEN i.state = 'dead' THEN 'retry' ELSE i.reason END,
+            state = 'waiting',
+            reason = CASE WHEN i.state = 'dead' OR i.reason IN ('no_subscription', 'unknown_message')
+                THEN 'retry' ELSE i.reason END,
             detail = 'redriven by an operator', attempts = 0, epoch = i.epoch + 1,
-            changed_at = clock_timestamp(), due_at = clock_timestamp(), expires_at = NULL
+            changed_at = clock_timestamp(), expires_at = NULL,
+            due_at = CASE WHEN i.state = 'waiting' AND i.reason = 'ordered'
+                THEN i.due_at ELSE clock_timestamp() END
         FROM picked
         WHERE i.id = picked.id
         RETURNING i.id, i.order_scope, i.order_key"),

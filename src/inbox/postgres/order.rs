@@ -4,7 +4,9 @@
 //! dead rows block. A row that waits behind another has no due time, so that a million of them cost the
 //! due sweep nothing: what finishes the head makes the next one due ([`wake_next`]). What that misses (a
 //! row inserted at that very moment, a scope in which dead rows no longer block) is found by [`heads`],
-//! which looks at a few of them each time, and so at all of them in turn.
+//! which looks at a few of them each time, and so at all of them in turn. What is made due and is no head (a
+//! row behind a dead one that blocks, or redriven together with the one before it) gives its due time back
+//! when the due sweep meets it ([`super::due`]).
 //! Invariant: positions of a key only grow, because they are taken under the key's lock.
 
 use std::collections::BTreeSet;
@@ -164,7 +166,8 @@ pub(super) async fn heads(
         .collect())
 }
 
-/// Makes the first unfinished row of each key due, if it waits without a due time.
+/// Makes the first unfinished row of each key due, if it waits without a due time. Whether dead rows block,
+/// only whoever takes rows knows.
 ///
 /// One that others hold is left alone: they are driving it.
 pub(super) async fn wake_next<'a>(

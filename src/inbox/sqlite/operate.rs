@@ -141,7 +141,9 @@ const SHOW: &str = listed!("/* inbox.show */", "i.payload, i.envelope");
 pub(super) const REDRIVE: &str = changed!(
     "/* inbox.redrive */",
     concat!(
-        "reason = iif(state = 'dead', 'retry', reason), state = 'waiting',
+        "reason = iif(state = 'dead' OR reason IN ('no_subscription', 'unknown_message'),
+                'retry', reason),
+            state = 'waiting',
             detail = 'redriven by an operator', attempts = 0, due_at = ",
         now!()
     )

@@ -202,6 +202,9 @@ async fn a_redrive_makes_dead_and_waiting_rows_due_with_fresh_attempts<I: Kept>(
         (seen.state, seen.attempts, seen.epoch),
         (StateName::Waiting, 0, 2)
     );
+    // Somebody waits for it now, whatever it waited for before.
+    let seen = show(inbox, later.id).await.unwrap();
+    assert_eq!(seen.reason.as_deref(), Some("retry"));
     assert_eq!(state_of(inbox, done.id).await, Some(StateName::Done));
     assert_eq!(state_of(inbox, handed.id).await, Some(StateName::Handed));
 }
