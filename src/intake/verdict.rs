@@ -110,10 +110,18 @@ fn expired(route: &Route, reason: WaitReason, detail: &str) -> State {
     }
 }
 
-/// When the sweeper looks again, whatever wakes the row before.
+/// When the sweeper looks again, whatever wakes the row before. Never at once: a page of rows that all
+/// wait on must not be taken again and again.
 fn due_in(route: &Route, reason: WaitReason, attempts: i32, age: Span, announced: bool) -> Span {
+    let safety_net = Span((age.0 / 10).clamp(Duration::from_mins(1), Duration::from_hours(1)));
     match reason {
-        WaitReason::NoSubscription | WaitReason::UnknownMessage if announced => Span::secs(60),
+        // The engine's wake sees who waits, but not a new definition that the message would start.
+        WaitReason::NoSubscription | WaitReason::UnknownMessage
+            if announced && route.start_if_nobody =>
+        {
+            Span::secs(60)
+        }
+        WaitReason::NoSubscription | WaitReason::UnknownMessage if announced => safety_net,
         // Nothing tells when to look: the longer it has waited, the less a little longer matters.
         WaitReason::NoSubscription | WaitReason::UnknownMessage | WaitReason::EngineDown => {
             Span((age.0 / 10).clamp(Duration::from_secs(1), Duration::from_secs(30)))
@@ -123,7 +131,7 @@ fn due_in(route: &Route, reason: WaitReason, attempts: i32, age: Span, announced
         }
         WaitReason::Early | WaitReason::Ordered => Span::secs(1),
         // The engine's wake brings these, in their order; being due would only mix it up.
-        WaitReason::Backlog => Span::secs(30),
+        WaitReason::Backlog => safety_net,
         WaitReason::Busy => Span::secs(2),
         WaitReason::Held => Span::secs(5),
         WaitReason::Blocked => Span::secs(10),
@@ -178,6 +186,47 @@ mod tests {
                 }
             );
             assert_eq!(dead, reason.uses_attempt(), "{}", reason.as_str());
+        }
+    }
+
+    #[test]
+    fn the_safety_net_is_the_rarer_the_longer_a_row_has_waited() {
+        let waits = |extra: &str, reason, age: Duration, announced| {
+            let past = Past {
+                age: Span(age),
+                ..Past::default()
+            };
+            match wait(&route(extra), reason, "why", past, announced).state {
+                State::Waiting { due_in, .. } => due_in.0.as_secs(),
+                state => panic!("{state:?}"),
+            }
+        };
+        let nobody = WaitReason::NoSubscription;
+        let (hour, day) = (Duration::from_hours(1), Duration::from_hours(24));
+        for reason in [nobody, WaitReason::UnknownMessage] {
+            assert_eq!(waits("", reason, Duration::ZERO, true), 60);
+            assert_eq!(waits("", reason, hour, true), 360);
+            assert_eq!(waits("", reason, day, true), 3600);
+            assert_eq!(waits("", reason, day, false), 30);
+            assert_eq!(waits("on_no_match='start'", reason, day, true), 60);
+        }
+        assert_eq!(waits("", WaitReason::Backlog, day, false), 3600);
+    }
+
+    #[test]
+    fn no_row_is_due_at_once() {
+        for reason in WaitReason::ALL {
+            for announced in [false, true] {
+                let state = wait(&route(""), reason, "why", Past::default(), announced).state;
+                let State::Waiting { due_in, .. } = state else {
+                    panic!("{state:?}");
+                };
+                assert!(
+                    due_in.0 >= Duration::from_millis(500),
+                    "{}",
+                    reason.as_str()
+                );
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! An inbox that has been in use for long: millions of rows that are done, a million that wait.
 //!
 //! The rows are made by the server itself. Done ones were finished over the last 33 days, so that some are
-//! older than their retention; waiting ones are announced to an engine and have business keys of their own.
+//! older than their retention; waiting ones came over the same days, are announced to an engine, have business keys
+//! of their own, and are due within the hour, as the intake would have it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,15 +77,14 @@ pub async fn measure(
 /// Fills the inbox, and lets the server know what is in it.
 async fn make(bench: &Bench, rows: Rows, message: &str, prefix: &str) -> anyhow::Result<()> {
     let schema = bench.ground.inbox.schema();
-    let retained_ms = 33 * 24 * 3600 * 1000_u64;
     for (wanted, kind) in [(rows.done, "done"), (rows.waiting, "waiting")] {
         let mut from = 0;
         while from < wanted {
             let to = (from + PIECE).min(wanted);
             bench.say(&format!("big_inbox: {to} of {wanted} rows {kind}"));
             let text = match kind {
-                "done" => done(schema, wanted, retained_ms, bench.size),
-                _ => waiting(schema, message, prefix, bench.size),
+                "done" => done(schema, wanted, bench.size),
+                _ => waiting(schema, message, prefix, wanted, bench.size),
             };
             let text = text.replace("{from}", &from.to_string());
             let text = text.replace("{to}", &(to - 1).to_string());
@@ -109,11 +109,17 @@ fn id(base: &str, salt: &str) -> String {
     ID.replace("{base}", base).replace("{salt}", salt)
 }
 
+/// In milliseconds, of row `n`; the last ones have just come.
+fn age(rows: u64) -> String {
+    const DAYS: u64 = 33;
+    format!("({} * (1 - n::float8 / {rows}))", DAYS * 24 * 3600 * 1000)
+}
+
 /// The payload is gone after three days, as the default retention wants it; of the fourth day it is still
 /// there, to be purged.
-fn done(schema: &str, rows: u64, retained_ms: u64, size: u32) -> String {
+fn done(schema: &str, rows: u64, size: u32) -> String {
     let id = id("1600000000000", "'done'");
-    let age = format!("({retained_ms} * (1 - n::float8 / {rows}))");
+    let age = age(rows);
     let kept = format!("{age} < 4 * 86400000.0");
     format!(
         "/* bench.done_rows */
@@ -130,21 +136,27 @@ fn done(schema: &str, rows: u64, retained_ms: u64, size: u32) -> String {
     )
 }
 
-fn waiting(schema: &str, message: &str, prefix: &str, size: u32) -> String {
+/// When it is looked at again is a tenth of its age away, at most.
+fn waiting(schema: &str, message: &str, prefix: &str, rows: u64, size: u32) -> String {
     let id = id("1650000000000", "'waiting'");
+    let age = age(rows);
+    let interval =
+        format!("least(greatest({age} / 10, 60000), 3600000) * interval '1 millisecond'");
     format!(
         "/* bench.waiting_rows */
          INSERT INTO {schema}.inbox
                 (id, source, route, engine, scope, dedup_hash, dedup_key, payload_hash, payload, envelope,
-                 message_name, business_key, announced, epoch, attempts, state, reason, detail, due_at)
+                 message_name, business_key, announced, epoch, attempts, state, reason, detail,
+                 received_at, changed_at, due_at)
          SELECT {id}, 'bench', 'bench', 'bench', 'bench', sha256(convert_to(k.key, 'UTF8')), k.key,
                 sha256(convert_to('payload' || n, 'UTF8')),
                 convert_to('{{\"id\":\"' || k.key || '\",\"orderId\":\"' || k.key
                            || '\",\"amount\":1.5,\"paid\":true,\"note\":\"' || repeat('x', {size}) || '\"}}', 'UTF8'),
                 '{{}}'::bytea, '{message}', k.key, true, 1, 0, 'waiting', 'no_subscription', '',
-                clock_timestamp() + interval '1 day'
+                t.at, t.at, clock_timestamp() + random() * {interval}
            FROM generate_series({{from}}::bigint, {{to}}::bigint) n
-          CROSS JOIN LATERAL (SELECT '{prefix}' || lpad(n::text, 9, '0') AS key) k"
+          CROSS JOIN LATERAL (SELECT '{prefix}' || lpad(n::text, 9, '0') AS key) k
+          CROSS JOIN LATERAL (SELECT clock_timestamp() - {age} * interval '1 millisecond' AS at) t"
     )
 }
 
