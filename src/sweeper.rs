@@ -2,23 +2,25 @@
 //!
 //! Each sweep has a state that is its own (waiting: wake and due; handed: confirm; done: purge), runs on
 //! every node, and shares rows with the others by locks that are held from the look to the change. A round
-//! is separate from its loop: it is bounded, returns what it did, and pages by limits.
+//! is separate from its loop: it is bounded, returns what it did, and pages by limits. Each engine has loops
+//! of its own, so that one that fails or does not answer holds up nobody else's rows.
 //! Knows the intake's redrive and the inbox's statements; knows no broker.
 
 mod confirm;
 mod purge;
 mod wake;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::Notify;
 
 use crate::backoff::Delays;
+use crate::engine::Engine;
 use crate::inbox::{Class, DbError, Inbox, Retention};
 use crate::intake::Intake;
 use crate::metrics;
@@ -57,27 +59,18 @@ impl Default for SweeperConfig {
 const UNUSUAL: u32 = 3;
 
 /// How a round went, as far as the next pause depends on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Round {
-    /// There may be more right now.
-    Full,
+    Empty,
     /// Something was done.
     Some,
-    Empty,
+    /// There may be more right now.
+    Full,
 }
 
-/// The last error of a round that goes on without what failed.
-#[derive(Default)]
-struct Worst(Option<DbError>);
-
-impl Worst {
-    fn without<T>(&mut self, part: Result<T, DbError>) -> Option<T> {
-        part.map_err(|error| self.0 = Some(error)).ok()
-    }
-
-    fn or(self, round: Round) -> Result<Round, DbError> {
-        self.0.map_or(Ok(round), Err)
-    }
+/// Two parts of a round, of which both were done: the busier one, or what failed.
+fn both(one: Result<Round, DbError>, other: Result<Round, DbError>) -> Result<Round, DbError> {
+    Ok(one?.max(other?))
 }
 
 /// All sweeps of one node.
@@ -85,25 +78,51 @@ pub struct Sweeper<I: Inbox> {
     intake: Arc<Intake<I>>,
     retention: Retention,
     config: SweeperConfig,
-    /// The names of each engine's routes.
-    routes: BTreeMap<String, Vec<String>>,
+    lanes: Vec<Lane<I>>,
+}
+
+/// An engine, and what its sweeps have to themselves.
+struct Lane<I: Inbox> {
+    engine: Arc<dyn Engine<I::Tx>>,
+    /// The names of its routes.
+    routes: Vec<String>,
+    /// Something was handed: confirm may look.
+    handed: Notify,
     /// Confirm freed subscriptions: wake looks at once.
     freed: Notify,
 }
 
+/// The loop of a sweep.
+struct Pace<'a> {
+    sweep: &'static str,
+    /// Empty: of none.
+    engine: &'a str,
+    /// The longest pause while there is nothing to do.
+    idle: Duration,
+    /// Shortens a pause.
+    hint: &'a Notify,
+}
+
 impl<I: Inbox> Sweeper<I> {
     pub fn new(intake: Arc<Intake<I>>, retention: Retention, config: SweeperConfig) -> Self {
-        let mut routes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for route in intake.routes().iter() {
-            let of_engine = routes.entry(route.engine.clone()).or_default();
-            of_engine.push(route.name.clone());
-        }
+        let routes_of = |engine: &str| {
+            let routes = intake
+                .routes()
+                .iter()
+                .filter(|route| route.engine == engine);
+            routes.map(|route| route.name.clone()).collect()
+        };
+        let lanes = intake.engines().map(|engine| Lane {
+            engine: Arc::clone(engine),
+            routes: routes_of(engine.name()),
+            handed: Notify::new(),
+            freed: Notify::new(),
+        });
         Self {
-            routes,
+            lanes: lanes.collect(),
             intake,
             retention,
             config,
-            freed: Notify::new(),
         }
     }
 
@@ -117,33 +136,58 @@ impl<I: Inbox> Sweeper<I> {
 
     /// Runs every sweep until the drain begins.
     pub async fn run(&self, shutdown: &Shutdown) {
-        let idle = self.config.idle_interval.0;
-        let never = Notify::new();
+        let purge = Pace {
+            sweep: "purge",
+            engine: "",
+            idle: self.config.purge_interval.0,
+            hint: &Notify::new(),
+        };
+        let lanes: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|lane| self.run_lane(shutdown, lane))
+            .collect();
         tokio::join!(
-            self.repeat(shutdown, "wake", idle, &self.freed, || self.wake_round()),
-            self.repeat(shutdown, "confirm", idle, self.intake.handed(), || self
-                .confirm_round()),
-            self.repeat(
-                shutdown,
-                "purge",
-                self.config.purge_interval.0,
-                &never,
-                || self.purge_round()
-            ),
+            join_all(lanes),
+            shutdown.unless_draining(self.tell_lanes()),
+            self.repeat(shutdown, purge, || self.purge_round()),
         );
     }
 
+    async fn run_lane(&self, shutdown: &Shutdown, lane: &Lane<I>) {
+        let pace = |sweep, hint| Pace {
+            sweep,
+            engine: lane.engine.name(),
+            idle: self.config.idle_interval.0,
+            hint,
+        };
+        let wake = pace("wake", &lane.freed);
+        let confirm = pace("confirm", &lane.handed);
+        tokio::join!(
+            self.repeat(shutdown, wake, || self.wake_of(lane)),
+            self.repeat(shutdown, confirm, || self.confirm_of(lane)),
+        );
+    }
+
+    /// To which engine something was handed the intake does not say.
+    async fn tell_lanes(&self) {
+        loop {
+            self.intake.handed().notified().await;
+            self.lanes.iter().for_each(|lane| lane.handed.notify_one());
+        }
+    }
+
     /// Looks, and looks again: at once after a full round, soon after some work, later and later after none.
-    async fn repeat<F>(
-        &self,
-        shutdown: &Shutdown,
-        sweep: &'static str,
-        idle: Duration,
-        hint: &Notify,
-        round: impl Fn() -> F,
-    ) where
+    async fn repeat<F>(&self, shutdown: &Shutdown, pace: Pace<'_>, round: impl Fn() -> F)
+    where
         F: Future<Output = Result<Round, DbError>>,
     {
+        let Pace {
+            sweep,
+            engine,
+            idle,
+            hint,
+        } = pace;
         let busy = self.config.busy_interval.0;
         let mut failures = Delays::outage();
         let mut in_a_row = 0;
@@ -163,9 +207,9 @@ impl<I: Inbox> Sweeper<I> {
                     in_a_row += 1;
                     metrics::db_error(error.class.as_str());
                     if error.class == Class::Again && in_a_row < UNUSUAL {
-                        tracing::debug!(sweep, %error, "somebody was quicker, the round is tried again");
+                        tracing::debug!(sweep, engine, %error, "somebody was quicker, the round is tried again");
                     } else {
-                        tracing::warn!(sweep, %error, "the round is tried again");
+                        tracing::warn!(sweep, engine, %error, "the round is tried again");
                     }
                     failures.next_delay()
                 }

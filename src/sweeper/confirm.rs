@@ -1,6 +1,6 @@
 //! Handed rows: receipt, proof of the contrary, or neither.
 
-use super::{Round, Sweeper, Worst};
+use super::{Lane, Round, Sweeper, both};
 use crate::crash_point;
 use crate::engine::{Confirmed, Engine, Verdict};
 use crate::inbox::{Change, DbError, Expires, Inbox, State, StateName};
@@ -12,30 +12,33 @@ use crate::units::Span;
 const AFTER_NEVER: Span = Span::ms(500);
 
 impl<I: Inbox> Sweeper<I> {
-    /// One look at what became of the handed rows, engine by engine.
+    /// One look at what became of the handed rows, of every engine.
     ///
     /// # Errors
     /// The database's; what else could be done was done.
     pub async fn confirm_round(&self) -> Result<Round, DbError> {
-        let mut round = Round::Empty;
-        let mut worst = Worst::default();
-        for engine in self.intake.engines() {
-            let judged = self.intake.limited(Box::pin(self.confirm(&**engine))).await;
-            let judged = worst.without(judged).unwrap_or(0);
-            if judged == 0 {
-                continue;
-            }
-            self.freed.notify_one();
-            if judged >= self.config.limit as usize {
-                round = Round::Full;
-            } else if round == Round::Empty {
-                round = Round::Some;
-            }
+        let mut round = Ok(Round::Empty);
+        for lane in &self.lanes {
+            round = both(round, self.confirm_of(lane).await);
         }
-        worst.or(round)
+        round
     }
 
-    /// The same for one engine: one transaction. Returns how many were judged.
+    pub(super) async fn confirm_of(&self, lane: &Lane<I>) -> Result<Round, DbError> {
+        let confirm = Box::pin(self.confirm(&*lane.engine));
+        let judged = self.intake.limited(confirm).await?;
+        if judged == 0 {
+            return Ok(Round::Empty);
+        }
+        lane.freed.notify_one();
+        Ok(if judged >= self.config.limit as usize {
+            Round::Full
+        } else {
+            Round::Some
+        })
+    }
+
+    /// One transaction. Returns how many were judged.
     async fn confirm(&self, engine: &dyn Engine<I::Tx>) -> Result<usize, DbError> {
         if !engine.hands_over() {
             return Ok(0);

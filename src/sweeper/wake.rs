@@ -1,42 +1,55 @@
 //! Waiting rows: those that a free subscription waits for, and those whose due time has come.
 
-use super::{Round, Sweeper, Worst};
-use crate::engine::Engine;
+use super::{Lane, Round, Sweeper, both};
 use crate::inbox::{DbError, Inbox, Take};
 use crate::intake::Driven;
 use crate::metrics::Sweep;
 
 impl<I: Inbox> Sweeper<I> {
-    /// One look for rows that may go on, engine by engine: what is in the way of one is not of the others.
+    /// One look for rows that may go on, of every engine.
     ///
     /// # Errors
     /// The database's; what else could be done was done.
     pub async fn wake_round(&self) -> Result<Round, DbError> {
-        let mut driven = Driven::default();
-        let mut worst = Worst::default();
-        for engine in self.intake.engines() {
-            for look in [self.wake(&**engine).await, self.due(engine.name()).await] {
-                driven += worst.without(look).unwrap_or_default();
-            }
+        let mut round = Ok(Round::Empty);
+        for lane in &self.lanes {
+            round = both(round, self.wake_of(lane).await);
         }
-        worst.or(if driven.moved >= self.config.limit as usize {
+        round
+    }
+
+    /// The same for one engine: what is in the way of its wake is not in the way of what is due.
+    pub(super) async fn wake_of(&self, lane: &Lane<I>) -> Result<Round, DbError> {
+        let woken = self.wake(lane).await;
+        let due = self.due(lane).await;
+        both(
+            // A row that somebody waits for and that still waits is found again at once: no hot loop.
+            woken.map(|woken| self.round(woken, woken.moved)),
+            // Every row that was due has another due time now.
+            due.map(|due| self.round(due, due.taken)),
+        )
+    }
+
+    /// `counted`: of a page that is full of them, the next one follows at once.
+    fn round(&self, driven: Driven, counted: usize) -> Round {
+        if counted >= self.config.limit as usize {
             Round::Full
         } else if driven.taken > 0 {
             Round::Some
         } else {
             Round::Empty
-        })
+        }
     }
 
-    async fn wake(&self, engine: &dyn Engine<I::Tx>) -> Result<Driven, DbError> {
-        if !engine.hands_over() {
+    async fn wake(&self, lane: &Lane<I>) -> Result<Driven, DbError> {
+        if !lane.engine.hands_over() {
             return Ok(Driven::default());
         }
         let inbox = self.intake.inbox();
         let look = async {
             let mut tx = inbox.begin().await?;
-            let routes = self.routes_of(engine.name());
-            engine.wake(&mut tx, routes, self.limit()).await
+            let limit = self.limit();
+            lane.engine.wake(&mut tx, &lane.routes, limit).await
         };
         let woken = self.intake.limited(Box::pin(look)).await?;
         if woken.is_empty() {
@@ -49,16 +62,12 @@ impl<I: Inbox> Sweeper<I> {
         self.intake.redrive(rows, Sweep::Wake).await
     }
 
-    async fn due(&self, engine: &str) -> Result<Driven, DbError> {
+    async fn due(&self, lane: &Lane<I>) -> Result<Driven, DbError> {
         let due = Take::Due {
-            routes: self.routes_of(engine),
+            routes: &lane.routes,
             limit: self.limit(),
             bytes: self.limit_bytes(),
         };
         self.intake.redrive(due, Sweep::Due).await
-    }
-
-    fn routes_of(&self, engine: &str) -> &[String] {
-        self.routes.get(engine).map_or(&[], Vec::as_slice)
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,12 +17,13 @@ use sluice::inbox::{DbError, Filter, Inbox, Retention, Woken};
 use sluice::intake::{Intake, IntakeConfig};
 use sluice::message::{Delivery, Envelope, Message, Receipt, Text, Undecodable};
 use sluice::route::{Route, Routes};
+use sluice::shutdown::Shutdown;
 use sluice::source::OnUnrouted;
-use sluice::sweeper::{Sweeper, SweeperConfig};
+use sluice::sweeper::{Round, Sweeper, SweeperConfig};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::rig::{Database, Rig};
+use crate::rig::{Database, Rig, eventually};
 
 /// Orders that are open take notes; looking for one may take long, or fail.
 const SHOP: &str = "CREATE TABLE orders (key text, slow double precision NOT NULL DEFAULT 0);
@@ -108,22 +110,7 @@ impl Shop {
 
 impl Node {
     async fn send(&self, route: &str, id: &str, payload: serde_json::Value) {
-        let delivery = Delivery {
-            step: None,
-            source: Arc::from("test"),
-            payload: Bytes::from(payload.to_string()),
-            envelope: Envelope {
-                headers: vec![("route".to_owned(), Text::new(route.to_owned()))],
-                message_id: Some(id.to_owned()),
-                ..Envelope::default()
-            },
-            redelivered: false,
-            receipt: Receipt {
-                lane: 0,
-                incarnation: 0,
-                tag: 0,
-            },
-        };
+        let delivery = delivery(route, id, &payload);
         self.intake.accept(vec![delivery]).await.unwrap();
     }
 
@@ -144,13 +131,42 @@ impl Node {
     }
 }
 
+fn delivery(route: &str, id: &str, payload: &serde_json::Value) -> Delivery {
+    Delivery {
+        step: None,
+        source: Arc::from("test"),
+        payload: Bytes::from(payload.to_string()),
+        envelope: Envelope {
+            headers: vec![("route".to_owned(), Text::new(route.to_owned()))],
+            message_id: Some(id.to_owned()),
+            ..Envelope::default()
+        },
+        redelivered: false,
+        receipt: Receipt {
+            lane: 0,
+            incarnation: 0,
+            tag: 0,
+        },
+    }
+}
+
 /// An engine whose tables were changed under the running daemon: nothing real stays in that state for
 /// every statement.
 struct Broken(&'static str);
 
+/// Of this name, it does not even answer: somebody has its tables locked.
+const SILENT: &str = "a-silent";
+
 impl Broken {
     fn error() -> DbError {
         DbError::of("broken")(sqlx::Error::PoolClosed)
+    }
+
+    async fn answer<T>(&self) -> Result<T, DbError> {
+        if self.0 == SILENT {
+            std::future::pending::<()>().await;
+        }
+        Err(Self::error())
     }
 }
 
@@ -181,11 +197,11 @@ impl Engine<Tx> for Broken {
     }
 
     async fn wake(&self, _: &mut Tx, _: &[String], _: i64) -> Result<Vec<Woken>, DbError> {
-        Err(Self::error())
+        self.answer().await
     }
 
     async fn confirm(&self, _: &mut Tx, _: i64) -> Result<Option<Vec<Confirmed>>, DbError> {
-        Err(Self::error())
+        self.answer().await
     }
 
     async fn refresh(&self, _: &mut Tx) -> Result<EngineState, DbError> {
@@ -218,6 +234,64 @@ async fn rows_of_a_broken_engine_do_not_hold_up_those_of_another() {
     assert_eq!(shop.notes("k").await, ["n-1"]);
     assert_eq!(node.rows().await["n-1"], "done  0");
     assert_eq!(node.rows().await["l-1"], "waiting no_subscription 0");
+}
+
+/// Each has its own pace and its own pauses.
+#[tokio::test]
+async fn an_engine_that_does_not_answer_does_not_hold_up_the_sweeps_of_another() {
+    let shop = Shop::open().await;
+    let routes = [("noted", "shop", ""), ("lost", SILENT, "")];
+    let node = shop.node(&routes, Some(SILENT)).await;
+    node.send("noted", "n-1", json!({ "key": "k" })).await;
+    shop.run("INSERT INTO orders VALUES ('k')").await;
+    shop.make_due().await;
+    let shutdown = Shutdown::default();
+    let driven = eventually("a row being driven", Duration::from_secs(20), async || {
+        (shop.notes("k").await == ["n-1"]).then_some(())
+    });
+    tokio::select! {
+        () = node.sweeper.run(&shutdown) => panic!("the sweeper ended by itself"),
+        () = driven => {}
+    }
+}
+
+/// As long as pages are full there is more to look at, though nothing moves.
+#[tokio::test]
+async fn a_full_page_is_followed_by_the_next_at_once_and_no_row_by_itself() {
+    let shop = Shop::open().await;
+    let node = shop.node(&[("noted", "shop", "")], None).await;
+    let page = SweeperConfig::default().limit;
+    let deliveries = (0..=page)
+        .map(|n| delivery("noted", &n.to_string(), &json!({ "key": "nobody" })))
+        .collect();
+    node.intake.accept(deliveries).await.unwrap();
+    shop.make_due().await;
+    // Old enough that they are not due again while the test runs.
+    shop.run("UPDATE sluice.inbox SET received_at = received_at - interval '1 day'")
+        .await;
+    for expected in [Round::Full, Round::Some, Round::Empty] {
+        assert_eq!(node.sweeper.wake_round().await.unwrap(), expected);
+    }
+}
+
+/// Otherwise every round would meet it again, for as long as the one before it waits.
+#[tokio::test]
+async fn a_row_that_is_due_behind_another_is_met_once() {
+    let shop = Shop::open().await;
+    let routes = [("noted", "shop", "order_by = '$.key'")];
+    let node = shop.node(&routes, None).await;
+    for id in ["first", "second"] {
+        node.send("noted", id, json!({ "key": "k" })).await;
+    }
+    shop.run(
+        "UPDATE sluice.inbox SET due_at = clock_timestamp()
+              + CASE dedup_key WHEN 'first' THEN interval '1 hour' ELSE interval '0' END",
+    )
+    .await;
+    assert_eq!(node.sweeper.wake_round().await.unwrap(), Round::Empty);
+    let due = "SELECT dedup_key FROM sluice.inbox WHERE due_at IS NOT NULL";
+    let due: Vec<String> = sqlx::query_scalar(due).fetch_all(&shop.pool).await.unwrap();
+    assert_eq!(due, ["first"]);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Value, json};
 use sluice::engine::Engine as _;
 use sluice::inbox::Inbox as _;
+use sluice::sweeper::Round;
 use sqlx::PgPool;
 
 use super::Node;
@@ -24,6 +25,8 @@ const A_FEW: i64 = 2000;
 const OF_ONE_NAME: (&str, i64) = ("act_ru_variable", ROWS + A_FEW);
 /// A round of the wake looks at so many business keys, and drives what is due, whatever it asks for.
 const IN_A_ROUND: [(&str, i64); 2] = [("inbox", ROWS / 2), OF_ONE_NAME];
+/// The same where more is due than fits: some thousand of those rows are looked at, too, and never all.
+const IN_A_CROWD: [(&str, i64); 2] = [("inbox", ROWS), OF_ONE_NAME];
 
 const BY_KEY: &str = "[correlate]
     message_name = '$.name'
@@ -240,6 +243,23 @@ impl Watched<'_> {
         self.see("wake", &IN_A_ROUND, round).await;
     }
 
+    /// Every row that waits is due: several times as many as one round may look at.
+    async fn every_row_due(&self) {
+        self.copy.run(ALL_DUE).await;
+        assert!(
+            self.count("SELECT count(*) FROM inbox WHERE due_at < now()")
+                .await
+                > 2 * ROWS
+        );
+        for _ in 0..3 {
+            let round = async || {
+                let round = self.node.sweeper.wake_round().await.unwrap();
+                assert_eq!(round, Round::Full);
+            };
+            self.see("due", &IN_A_CROWD, round).await;
+        }
+    }
+
     /// Turns the wake until nothing is free any more.
     async fn every_wake(&self) {
         assert!(self.count(FREE).await >= ROWS / 1000);
@@ -292,6 +312,8 @@ async fn tell(pool: &PgPool) {
 /// The engine's executor removes the jobs that ran.
 const JOBS_RAN: &str = "DELETE FROM act_ru_job WHERE type_ = 'message'";
 const CLAIMS: &str = "SELECT (SELECT count(*) FROM pending) + (SELECT count(*) FROM pending_start)";
+const ALL_DUE: &str =
+    "UPDATE inbox SET due_at = now() - interval '1 minute' WHERE state = 'waiting'";
 /// Of the rows that [`WAITING`] made, those that have an instance and still wait.
 const FREE: &str = "SELECT count(*) FROM inbox WHERE dedup_key LIKE 'k%' AND state = 'waiting'";
 
@@ -382,6 +404,7 @@ async fn no_batch_and_no_sweep_reads_a_big_table_from_end_to_end() {
     let_wait(&copy, 1, "backlog").await;
     watched.refresh().await;
     watched.wake().await;
+    watched.every_row_due().await;
 }
 
 /// The plans for single messages are kept by a connection for a while, whatever becomes of the tables.
