@@ -151,6 +151,11 @@ fn advice(step: &str, code: &str) -> &'static str {
             " (run `sluice migrate` as the role that owns Sluice's tables, or may create their schema: the \
              daemon's own needs no such right; then give the daemon its rights by deploy/grants.sql)"
         }
+        // LOCK_NOT_AVAILABLE, again and again
+        "55P03" if step == "inbox.migrate" => {
+            " (somebody keeps Sluice's tables locked, such as a dump, or migrates them: wait for it or end it, and \
+             run `sluice migrate` again; pg_locks says who)"
+        }
         // The user's own statements ask for rights that nobody here knows.
         "42501" if !step.starts_with("engine.sql") => {
             " (deploy/grants.sql gives the rights, after every `sluice migrate`)"

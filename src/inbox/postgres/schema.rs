@@ -2,8 +2,11 @@
 //!
 //! A program runs on the tables of its own migrations, and on newer ones that say so (`compatibility`):
 //! a rolling update runs `sluice migrate` first, and then replaces the nodes one by one.
+//! Invariant: a migration waits for a lock only for a moment. Whoever wants a table after it stands behind it, and
+//! what holds the table may be a dump that takes hours.
 
 use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::{Migrate as _, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
@@ -32,7 +35,28 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
     ),
 ];
 
+/// Nodes stand behind a migration for no longer, which is less than they wait for a lock themselves.
+const LOCK_TIMEOUT: &str = "/* inbox.migrate */ SET lock_timeout = '2s'";
+/// Between two tries nodes do what has stood behind the first.
+const PAUSE: Duration = Duration::from_secs(3);
+/// Then somebody must look at what holds the lock.
+const PATIENCE: Duration = Duration::from_mins(5);
+/// How many of those who hold a lock are told of.
+const HOLDERS: i64 = 5;
+
 statements! {
+    // The name is told of every session, what it does only to a privileged role. Nodes hold theirs for moments.
+    holders: r"/* inbox.migrate_holders */
+        SELECT format('%s (pid %s)', COALESCE(NULLIF(a.application_name, ''), 'a session'), l.pid)
+        FROM pg_locks l
+        JOIN pg_class c ON c.oid = l.relation
+        LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.granted AND l.pid <> pg_backend_pid() AND c.relkind = 'r'
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+        GROUP BY a.application_name, l.pid, a.xact_start
+        ORDER BY a.xact_start, l.pid
+        LIMIT $2",
     version: r"/* inbox.schema_version */
         SELECT COALESCE(max(version), 0) FROM {s}.schema_migration WHERE success",
     min_reader: r"/* inbox.schema_min_reader */
@@ -80,8 +104,7 @@ async fn read(inbox: &PostgresInbox, tx: &mut Tx) -> Result<SchemaStatus, sqlx::
     Ok(SchemaStatus::of(version, min_reader, expected()))
 }
 
-/// Runs what is missing, on a session of its own: the lock of the migration belongs to the session, and
-/// ends with it also when a statement fails.
+/// Runs what is missing, however often a lock is not to be had, up to a point.
 pub(super) async fn migrate(inbox: &PostgresInbox) -> Result<Vec<String>, DbError> {
     let connections = &inbox.inner.connections;
     if connections.pooler() == Pooler::Transaction {
@@ -95,6 +118,27 @@ pub(super) async fn migrate(inbox: &PostgresInbox) -> Result<Vec<String>, DbErro
             )));
         }
     }
+    let began = Instant::now();
+    loop {
+        let done = try_once(inbox).await;
+        match done {
+            Err(error) if error.is_contention() && began.elapsed() < PATIENCE => {
+                let holders = holders(inbox).await.unwrap_or_default();
+                tracing::warn!(
+                    code = error.code(),
+                    holders,
+                    "the migration waits for a lock and is tried again"
+                );
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// On a session of its own: the lock of the migration belongs to the session, and ends with it also when a
+/// statement fails.
+async fn try_once(inbox: &PostgresInbox) -> Result<Vec<String>, DbError> {
     let session = inbox.inner.connections.session().await;
     let mut connection = session.map_err(DbError::of("inbox.migrate"))?;
     let done = run(inbox, &mut connection).await;
@@ -103,10 +147,25 @@ pub(super) async fn migrate(inbox: &PostgresInbox) -> Result<Vec<String>, DbErro
     done.map_err(DbError::of("inbox.migrate"))
 }
 
+/// Who holds a lock on one of our tables, who has for longest first.
+async fn holders(inbox: &PostgresInbox) -> Result<String, DbError> {
+    let mut tx = inbox.begin().await?;
+    let query = sqlx::query_scalar(inbox.inner.state.holders.clone())
+        .bind(inbox.inner.schema.name())
+        .bind(HOLDERS);
+    let holders: Vec<String> = inbox
+        .within("inbox.migrate_holders", query.fetch_all(&mut *tx))
+        .await?;
+    Ok(holders.join(", "))
+}
+
 async fn run(
     inbox: &PostgresInbox,
     connection: &mut PgConnection,
 ) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::raw_sql(LOCK_TIMEOUT)
+        .execute(&mut *connection)
+        .await?;
     // Taken again by the migrator: what was applied before must be read under the same lock.
     connection.lock().await?;
     create_schema(inbox, connection).await?;

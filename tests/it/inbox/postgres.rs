@@ -433,3 +433,42 @@ async fn a_server_that_vanishes_is_an_outage_and_costs_the_pool_no_place() {
     )
     .await;
 }
+
+/// A dump reads for hours, and holds a lock on every table that it reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_must_wait_for_a_lock_holds_up_no_node() {
+    let Fresh { inbox, place } = fresh::<PostgresInbox>().await;
+    let before = "ALTER TABLE source_position DROP anchor_offset, DROP anchor_at_ms;
+        DELETE FROM schema_migration WHERE version = 3";
+    inbox.sql(before).await;
+    let mut dump = PgConnection::connect(&place.url()).await.unwrap();
+    dump.execute("BEGIN; LOCK TABLE sluice.source_position IN ACCESS SHARE MODE")
+        .await
+        .unwrap();
+    let migrating = {
+        let node = PostgresInbox::node(&place);
+        tokio::spawn(async move { node.migrate().await })
+    };
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks
+        WHERE NOT granted AND relation = 'sluice.source_position'::regclass)";
+    let asks = async || {
+        let waits: bool = sqlx::query_scalar(waits)
+            .fetch_one(inbox.pool())
+            .await
+            .unwrap();
+        waits.then_some(())
+    };
+    eventually("the migration asking for its lock", SOON, asks).await;
+    // More than its first try: a node's statement gets its turn in between, each time within its own limit.
+    for _ in 0..2 {
+        let mut tx = inbox.begin().await.unwrap();
+        tx.execute("UPDATE sluice.source_position SET epoch = epoch")
+            .await
+            .unwrap();
+        inbox.commit(tx).await.unwrap();
+        eventually("it asking again", SOON, asks).await;
+    }
+    dump.execute("COMMIT").await.unwrap();
+    let done = migrating.await.unwrap().unwrap();
+    assert_eq!(done, ["0003 position anchor"]);
+}
