@@ -19,6 +19,7 @@ mod run;
 mod verdict;
 
 pub use advance::Behind;
+pub use batch::UNDECODED;
 pub use redrive::Driven;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

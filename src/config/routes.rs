@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::check::{Broker, Check, Database, Kind};
 use super::failure::instead;
 use super::mistake::Mistake;
+use crate::intake::UNDECODED;
 use crate::mapping::{Expression, Property};
 use crate::route::{Condition, CorrelateConfig, OnNoMatch, RouteConfig, VariableConfig, When};
 
@@ -16,6 +17,7 @@ pub fn check(check: &mut Check<'_>) {
         check.name(&["routes", name], name);
         let Some(route) = route else { continue };
         references(check, name, route);
+        scope(check, name, route);
         conditions(check, name, route);
         shape(check, name, route);
         parameters(check, name, route);
@@ -56,6 +58,25 @@ fn references(check: &mut Check<'_>, name: &str, route: &RouteConfig) {
                     .help(instead(wanted, &known)),
             );
         }
+    }
+}
+
+/// A route's name cannot begin so: see [`Check::name`].
+fn scope(check: &mut Check<'_>, name: &str, route: &RouteConfig) {
+    let path = ["routes", name, "dedup_scope"];
+    match route.dedup_scope.as_deref() {
+        Some(scope) if scope.starts_with(UNDECODED) => {
+            let message = format!(
+                "expected a scope that does not begin with `{UNDECODED}`: those are kept for messages that could not \
+                 be decoded"
+            );
+            check.error(&path, message);
+        }
+        Some(scope) if scope.trim().is_empty() => {
+            let message = "expected the name of a scope; without this key it is the route's name";
+            check.error(&path, message);
+        }
+        Some(_) | None => {}
     }
 }
 

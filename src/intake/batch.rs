@@ -22,7 +22,7 @@ use crate::units::Span;
 use super::verdict::{Past, Verdict, wait};
 
 /// The scope of what could not be decoded begins with this, which no configured scope may.
-pub(super) const UNDECODED: char = '!';
+pub const UNDECODED: char = '!';
 
 /// The epoch of a row that has just been born; every change of a row raises it.
 pub(super) const FIRST_EPOCH: i64 = 1;

@@ -194,7 +194,9 @@ impl<I: Inbox> Intake<I> {
         }
         let key = std::slice::from_ref(&item.key);
         let existing = self.inbox.existing(tx, key).await?;
-        drive.decoded = match (existing.first(), &item.decoded) {
+        // A row is no duplicate of itself.
+        let another = existing.first().filter(|row| row.id != drive.row.id);
+        drive.decoded = match (another, &item.decoded) {
             (None, Decoded::Message { route, message }) => {
                 let rekey = Rekey {
                     id: drive.row.id,

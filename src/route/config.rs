@@ -24,7 +24,7 @@ pub struct RouteConfig {
     pub when: Option<When>,
     /// The idempotent-receiver key. Default: `@message_id`, else the header `X-CORRELATE-ID`, else (Kafka) `@coordinates`.
     pub dedup_key: Option<Expression>,
-    /// In what the key is unique. Default: the route's name.
+    /// In what the key is unique; it may not begin with `!`. Default: the route's name.
     pub dedup_scope: Option<String>,
     /// The same key with another payload: a dead row of its own, or only counted.
     #[serde(default)]

@@ -339,6 +339,21 @@ async fn a_message_that_this_configuration_cannot_read_any_more_waits_for_one_th
 }
 
 #[tokio::test]
+async fn a_row_is_no_duplicate_of_itself() {
+    let shop = Shop::open().await;
+    // The configuration's check refuses this scope, which has the look of what could not be decoded.
+    let routes = [("noted", "shop", "dedup_scope = '!notes'")];
+    let node = shop.node(&routes, None).await;
+    node.send("noted", "n-1", json!({ "key": "k" })).await;
+    assert_eq!(node.rows().await["n-1"], "waiting no_subscription 0");
+    shop.run("INSERT INTO orders VALUES ('k')").await;
+    shop.make_due().await;
+    node.sweeper.wake_round().await.unwrap();
+    assert_eq!(shop.notes("k").await, ["n-1"]);
+    assert_eq!(node.rows().await["n-1"], "done  0");
+}
+
+#[tokio::test]
 async fn a_resend_revives_a_dead_row_where_the_route_says_so_and_nothing_is_in_doubt() {
     let shop = Shop::open().await;
     let routes = [

@@ -347,6 +347,18 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
             ("dedup_key =", "order_by = \"$.a\"\ndedup_key ="),
         ],
     ),
+    (
+        "a scope of what could not be decoded",
+        &[("dedup_key =", "dedup_scope = \"!payments\"\ndedup_key =")],
+    ),
+    (
+        "a scope without a name",
+        &[("dedup_key =", "dedup_scope = \" \"\ndedup_key =")],
+    ),
+    (
+        "a route that would be such a scope",
+        &[("[routes.order]", "[routes.\"!order\"]")],
+    ),
     ("a time to live of nothing", &[("\"1h\"", "\"0s\"")]),
     (
         "attempts without a delay",
