@@ -7,6 +7,7 @@
 
 mod check;
 mod failure;
+mod limits;
 mod memory;
 mod mistake;
 mod node;

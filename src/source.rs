@@ -20,6 +20,12 @@ use uuid::Uuid;
 use crate::finding::Finding;
 use crate::message::{Delivery, Receipt};
 use crate::position::{Beginning, Claim, Partition, Stored};
+use crate::units::{Size, Span};
+
+/// A connection that must stand sooner never does.
+const SHORTEST_CONNECT: Span = Span::ms(100);
+/// Room for some messages of usual size.
+const SMALLEST_PREFETCH: Size = Size(64 * 1024);
 
 /// `[sources.NAME]`: exactly one of the broker's tables.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -200,7 +200,7 @@ impl<I: Inbox> Sweeper<I> {
                     match round {
                         Round::Full => Duration::ZERO,
                         Round::Some => busy,
-                        Round::Empty => (pause * 2).clamp(busy, idle),
+                        Round::Empty => pause.saturating_mul(2).min(idle).max(busy),
                     }
                 }
                 Err(error) => {

@@ -7,11 +7,11 @@ use secrecy::ExposeSecret as _;
 
 use super::Draft;
 use super::failure::listed;
+use super::limits;
 use super::mistake::Mistake;
 use super::routes;
 use crate::engine::EngineConfig;
 use crate::engine::sql::Dialect;
-use crate::intake::IntakeConfig;
 use crate::route::RouteConfig;
 use crate::source::SourceConfig;
 
@@ -72,7 +72,8 @@ pub fn check(draft: &Draft<'_>, mistakes: &mut Vec<Mistake>) {
         mistakes,
     };
     check.inbox();
-    check.intake();
+    limits::check(&mut check);
+    check.node();
     check.http();
     check.log();
     check.sources();
@@ -138,80 +139,22 @@ impl Check<'_> {
             );
         }
         self.identifier(&["inbox", "schema"], &inbox.schema);
-        let retention = inbox.retention;
-        if retention.key < retention.payload {
-            self.error(
-                &["inbox", "retention", "key"],
-                format!(
-                    "the key ({}) must be kept at least as long as the payload ({})",
-                    retention.key, retention.payload
-                ),
-            );
-        }
-        for (key, limit) in [
-            (
-                "idle_in_transaction_timeout",
-                inbox.idle_in_transaction_timeout,
-            ),
-            ("lock_timeout", inbox.lock_timeout),
-            ("statement_timeout", inbox.statement_timeout),
-        ] {
-            if limit.as_ms() == 0 {
-                let message = "expected a duration above zero: without a limit a frozen node would hold its rows for ever";
-                self.error(&["inbox", key], message);
-            }
-        }
-        if self.database == Some(Database::Postgres)
-            && inbox.lock_timeout >= inbox.statement_timeout
-        {
-            let message = format!(
-                "expected `lock_timeout` ({}) to be less than `statement_timeout` ({}): a wait for a lock would \
-                 end as a statement that takes too long, which is taken for the fault of its messages",
-                inbox.lock_timeout, inbox.statement_timeout
-            );
-            self.error(&["inbox", "lock_timeout"], message);
-        }
-        if inbox.connections < 2 {
-            self.error(&["inbox", "connections"], "expected 2 or more");
-        }
     }
 
-    fn intake(&mut self) {
-        let Some(intake) = &self.draft.intake else {
-            return;
-        };
-        for (key, count) in [
-            ("max_batch", intake.max_batch),
-            ("max_batches", intake.max_batches),
-            ("max_batch_bytes", intake.max_batch_bytes.bytes()),
-            ("max_content_bytes", intake.max_content_bytes.bytes()),
-        ] {
-            if count == 0 {
-                self.error(&["intake", key], "expected 1 or more");
-            }
-        }
-        if intake.max_batch > IntakeConfig::LARGEST_BATCH {
-            let message = format!("expected at most {}", IntakeConfig::LARGEST_BATCH);
-            self.error(&["intake", "max_batch"], message);
-        }
-        let Some(inbox) = &self.draft.inbox else {
-            return;
-        };
-        let batches = intake.max_batches * self.draft.sources.len();
-        if self.database == Some(Database::Postgres) && batches + 2 > inbox.connections as usize {
-            let message = format!(
-                "{} connections for {batches} batches at once (`intake.max_batches` for each source), \
-                 the sweeper and the pages: batches will wait for each other",
-                inbox.connections
-            );
-            self.warning(&["inbox", "connections"], message);
+    fn node(&mut self) {
+        if let Some(node) = &self.draft.node
+            && node.name.trim().is_empty()
+        {
+            let message = "expected a name: people tell nodes apart by it";
+            self.error(&["node", "name"], message);
         }
     }
 
     fn http(&mut self) {
-        if let Some(http) = &self.draft.http
-            && http.is_open_to_strangers()
-        {
+        let Some(http) = &self.draft.http else {
+            return;
+        };
+        if http.is_open_to_strangers() {
             self.say(
                 &["http", "listen"],
                 Mistake::warning(

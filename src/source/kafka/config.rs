@@ -1,6 +1,7 @@
 //! `[sources.NAME.kafka]`, what can be wrong with it, and the client's settings that follow from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use super::pattern;
 use super::security::{self, KafkaSasl, KafkaTls};
 use crate::finding::Mistake;
-use crate::source::SourceError;
+use crate::source::{SHORTEST_CONNECT, SMALLEST_PREFETCH, SourceError};
 use crate::units::{Size, Span};
 
 /// A set of Kafka topics, read as one consumer group.
@@ -154,6 +155,8 @@ const OURS: [(&str, &str); 35] = [
 const COMMITS: &str = "Sluice commits what is committed in the inbox, and nothing else";
 
 impl KafkaConfig {
+/// What may stand before a server; which one is spoken follows from `tls` and `sasl`.
+const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
     /// Everything that can be said to be wrong without a broker.
     pub fn validate(&self) -> Vec<Mistake> {
         let mut mistakes = self.mistaken_names();
@@ -163,13 +166,22 @@ impl KafkaConfig {
         if let Some(sasl) = &self.sasl {
             mistakes.extend(sasl.validate());
         }
-        if self.max_poll_interval < self.session_timeout {
+        if self.session_timeout < Span::secs(1) || self.session_timeout > Span::secs(3600) {
+            let what =
+                "expected between 1s and 1h, and what the broker allows (6s and more unless set)";
+            mistakes.push(Mistake::new("session_timeout", what));
+        }
+        if self.max_poll_interval < self.session_timeout || self.max_poll_interval > Span::days(1) {
             mistakes.push(Mistake::new(
                 "max_poll_interval",
-                "expected at least `session_timeout`",
+                "expected at least `session_timeout`, at most 1d",
             ));
         }
-        if self.prefetch.0 < 64 * 1024 || self.prefetch > Size::mib(2048) {
+        if self.connect_timeout < SHORTEST_CONNECT {
+            let what = format!("expected {SHORTEST_CONNECT} or more: nothing connects sooner");
+            mistakes.push(Mistake::new("connect_timeout", what));
+        }
+        if self.prefetch < SMALLEST_PREFETCH || self.prefetch > Size::mib(2048) {
             mistakes.push(Mistake::new("prefetch", "expected between 64KiB and 2GiB"));
         }
         if self.statistics_interval.0.is_zero() {
@@ -205,8 +217,8 @@ impl KafkaConfig {
 
     fn mistaken_names(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
-        if self.bootstrap_servers.trim().is_empty() {
-            mistakes.push(Mistake::new("bootstrap_servers", "expected host:port"));
+        if let Some(what) = mistake_in_servers(&self.bootstrap_servers) {
+            mistakes.push(Mistake::new("bootstrap_servers", what));
         }
         if self.group_id.is_empty() {
             mistakes.push(Mistake::new("group_id", "expected a consumer group"));
@@ -334,6 +346,47 @@ impl KafkaConfig {
 #[cfg(test)]
 mod tests {
     use rdkafka::consumer::BaseConsumer;
+/// The client would leave out an entry that it cannot read, with a line in its log. The entry is not repeated: it may
+/// come from the environment.
+fn mistake_in_servers(servers: &str) -> Option<String> {
+    if servers.split(',').all(|entry| entry.trim().is_empty()) {
+        return Some("expected host:port".to_owned());
+    }
+    let unreadable = |entry: &str| !entry.is_empty() && !is_server(entry);
+    let wrong = servers
+        .split(',')
+        .position(|entry| unreadable(entry.trim()))?;
+    let number = wrong + 1;
+    Some(format!(
+        "expected host:port, several separated by commas; number {number} is none"
+    ))
+}
+
+/// `host`, `host:port`, `[::1]:port`, each also behind `SSL://` or its like.
+fn is_server(entry: &str) -> bool {
+    let address = match entry.split_once("://") {
+        Some((protocol, address)) if PROTOCOLS.contains(&&*protocol.to_ascii_uppercase()) => {
+            address
+        }
+        Some(_) => return false,
+        None => entry,
+    };
+    let (host, port) = match address
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => (host, port.strip_prefix(':')),
+        Some(_) => return false,
+        None => match address.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (address, None),
+        },
+    };
+    let named = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    let fine = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    !host.is_empty() && host.chars().all(named) && port.is_none_or(fine)
+}
+
 
     use super::*;
 
@@ -424,6 +477,9 @@ mod tests {
         ] {
             assert_eq!(paths(&config(more)), [path], "{more}");
         }
+            ("session_timeout = '1ms'", "session_timeout"),
+            ("max_poll_interval = '25h'", "max_poll_interval"),
+            ("connect_timeout = '0s'", "connect_timeout"),
         let mut named = config("");
         named.topics = vec!["a".into(), "^b.*".into(), "a".into()];
         assert_eq!(paths(&named), ["topics[1]", "topics[2]"]);
@@ -437,6 +493,31 @@ mod tests {
     async fn every_combination_of_tls_and_sasl_is_taken_by_the_client() {
         let tls = "[tls]\nverify_hostname = false\nkey_pass = 'p'";
         for (more, protocol) in [
+    #[test]
+    fn servers_are_judged_as_the_client_reads_them() {
+        for (servers, fine) in [
+            ("kafka", true),
+            ("kafka-1:9092, kafka_2.local:9092,", true),
+            ("SASL_SSL://kafka:9093,[::1]:9092,10.0.0.1", true),
+            ("", false),
+            (" , ", false),
+            ("kafka:9092,kafka:port", false),
+            ("kafka:0", false),
+            ("kafka:90920", false),
+            ("kafka:", false),
+            (":9092", false),
+            ("kafka 1:9092", false),
+            ("kafka:9092;kafka:9093", false),
+            ("http://kafka:9092", false),
+            ("[::g]:9092", false),
+        ] {
+            let mut named = config("");
+            named.bootstrap_servers = servers.to_owned();
+            let expected: &[&str] = if fine { &[] } else { &["bootstrap_servers"] };
+            assert_eq!(paths(&named), expected, "{servers:?}");
+        }
+    }
+
             (String::new(), "PLAINTEXT"),
             (tls.to_owned(), "SSL"),
             (

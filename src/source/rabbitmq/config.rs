@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::management;
 use crate::finding::Mistake;
+use crate::source::{SHORTEST_CONNECT, SMALLEST_PREFETCH};
 use crate::units::{Size, Span};
 
 /// A `RabbitMQ` queue, classic or quorum.
@@ -156,6 +157,14 @@ impl RabbitmqConfig {
                 "heartbeat",
                 "expected between 1s and 65535s, whole seconds",
             ));
+        }
+        if self.prefetch < SMALLEST_PREFETCH {
+            let what = format!("expected {SMALLEST_PREFETCH} or more");
+            mistakes.push(Mistake::new("prefetch", what));
+        }
+        if self.connect_timeout < SHORTEST_CONNECT {
+            let what = format!("expected {SHORTEST_CONNECT} or more: nothing connects sooner");
+            mistakes.push(Mistake::new("connect_timeout", what));
         }
         if let Some(Err(what)) = self.management_url.as_ref().map(management::check) {
             mistakes.push(Mistake::new("management_url", what));

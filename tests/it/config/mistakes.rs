@@ -359,6 +359,46 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
         "a route that would be such a scope",
         &[("[routes.order]", "[routes.\"!order\"]")],
     ),
+    (
+        "keys that are not kept",
+        &[(
+            "url = ",
+            "retention = { payload = \"0s\", key = \"0s\" }\nurl = ",
+        )],
+    ),
+    (
+        "a transaction that has no time",
+        &[("[inbox]", "[intake]\ntransaction_timeout = \"0s\"\n[inbox]")],
+    ),
+    (
+        "a sweeper that spins and takes nothing",
+        &[(
+            "[inbox]",
+            "[sweeper]\nbusy_interval = \"0s\"\nlimit = 0\nlimit_bytes = \"0B\"\n[inbox]",
+        )],
+    ),
+    (
+        "a sweeper whose pauses are upside down",
+        &[("[inbox]", "[sweeper]\nbusy_interval = \"1m\"\n[inbox]")],
+    ),
+    (
+        "a node without a name",
+        &[("[inbox]", "[node]\nname = \"${EMPTY}\"\n[inbox]")],
+    ),
+    (
+        "a queue that is given no room and no time",
+        &[(
+            "queue = \"payments\"",
+            "queue = \"payments\"\nprefetch = \"0B\"\nconnect_timeout = \"0s\"",
+        )],
+    ),
+    (
+        "topics without a server, in no time",
+        &[(
+            "\"localhost:9092\"",
+            "\"kafka:9092,${WORD}:port\"\nconnect_timeout = \"0s\"\nsession_timeout = \"1ms\"",
+        )],
+    ),
     ("a time to live of nothing", &[("\"1h\"", "\"0s\"")]),
     (
         "attempts without a delay",
