@@ -139,6 +139,9 @@ impl Check<'_> {
             );
         }
         self.identifier(&["inbox", "schema"], &inbox.schema);
+        if let (Some(_), Some(mistake)) = (self.database, inbox.mistake_in_url()) {
+            self.error(&["inbox", &mistake.path], mistake.what);
+        }
     }
 
     fn node(&mut self) {

@@ -1,9 +1,11 @@
 //! `[inbox]`: where the inbox is, how long it keeps what is done, and the limits of a session.
 
 use schemars::JsonSchema;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+use super::{postgres, sqlite};
+use crate::finding::Mistake;
 use crate::units::Span;
 
 /// `[inbox]`.
@@ -37,6 +39,37 @@ pub struct InboxConfig {
     /// `PostgreSQL`: when a commit counts. `on` waits for the synchronous standbys, where there are any.
     #[serde(default)]
     pub synchronous_commit: SynchronousCommit,
+}
+
+impl InboxConfig {
+    /// What keeps the URL from being read, where its scheme is that of a database. Never repeats any of it,
+    /// because it holds a password.
+    pub fn mistake_in_url(&self) -> Option<Mistake> {
+        let url = self.url.expose_secret();
+        let (database, read) = if url.starts_with("sqlite:") {
+            ("SQLite", sqlite::options(url).map(drop))
+        } else {
+            ("PostgreSQL", postgres::options(url).map(drop))
+        };
+        let cause = match read.err()? {
+            sqlx::Error::Configuration(cause) => cause.to_string(),
+            error => error.to_string(),
+        };
+        // The driver says so once or twice.
+        let cause = cause.trim_start_matches("error with configuration: ");
+        let what = format!("not the URL of a {database} database: {}", unquoted(cause));
+        Some(Mistake::new("url", what))
+    }
+}
+
+/// Without what it quotes.
+fn unquoted(text: &str) -> String {
+    match (text.find('"'), text.rfind('"')) {
+        (Some(from), Some(to)) if from < to => {
+            format!("{}\u{2026}{}", &text[..from], &text[to + 1..])
+        }
+        _ => text.to_owned(),
+    }
 }
 
 /// What a connection is worth beyond one transaction.

@@ -88,7 +88,7 @@ impl PostgresInbox {
     pub fn connect(config: &InboxConfig, application_name: &str) -> Result<Self, DbError> {
         let schema = Schema::new(&config.schema).map_err(DbError::of("inbox.schema"))?;
         // No extra_float_digits: a pooler would refuse it as a start-up parameter.
-        let options = PgConnectOptions::from_str(config.url.expose_secret())
+        let options = options(config.url.expose_secret())
             .map_err(DbError::of("inbox.url"))?
             .extra_float_digits(None)
             .application_name(application_name)
@@ -182,6 +182,11 @@ impl PostgresInbox {
             .unwrap_or_else(|_| Err(no_answer()))
             .map_err(DbError::of(step))
     }
+}
+
+/// What the URL says, or why it cannot be read.
+pub(super) fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    PgConnectOptions::from_str(url)
 }
 
 fn no_answer() -> sqlx::Error {

@@ -62,16 +62,7 @@ impl SqliteInbox {
     /// # Errors
     /// An URL that cannot be read, or one of a database in memory, which no other process could see.
     pub fn connect(config: &InboxConfig) -> Result<Self, DbError> {
-        let url = config.url.expose_secret();
-        let in_memory = url.contains(":memory:") || url.contains("mode=memory");
-        if in_memory || !url.starts_with("sqlite:") {
-            // A database in memory is gone with the process, and no other one sees it.
-            let cause = "expected sqlite:path/to/file.db";
-            return Err(DbError::of("inbox.url")(sqlx::Error::Configuration(
-                cause.into(),
-            )));
-        }
-        let options = SqliteConnectOptions::from_str(url)
+        let options = options(config.url.expose_secret())
             .map_err(DbError::of("inbox.url"))?
             // Only `migrate` makes the file: one that is missing was moved or never there.
             .create_if_missing(false)
@@ -123,6 +114,17 @@ impl SqliteInbox {
         ]
         .concat()
     }
+}
+
+/// What the URL says, or why it cannot be read.
+pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
+    let in_memory = url.contains(":memory:") || url.contains("mode=memory");
+    if in_memory || !url.starts_with("sqlite:") {
+        // A database in memory is gone with the process, and no other one sees it.
+        let cause = "expected sqlite:path/to/file.db, on a disk that other processes see";
+        return Err(sqlx::Error::Configuration(cause.into()));
+    }
+    SqliteConnectOptions::from_str(url)
 }
 
 fn pool(connections: u32, patience: Duration) -> SqlitePoolOptions {

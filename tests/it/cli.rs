@@ -109,6 +109,7 @@ fn program(folder: &Path) -> Command {
 fn every_end_has_its_exit_code() {
     let good = Folder::with(SMALL);
     let bad = Folder::with(&SMALL.replace("queue", "queu"));
+    let unreadable = Folder::with(&SMALL.replace("localhost/", "localhost:x/"));
     let empty = Folder(tempfile::tempdir().unwrap());
     for (folder, arguments, code, says) in [
         (&good, &["check"][..], 0, "1 source, 1 route, 1 engine"),
@@ -161,6 +162,7 @@ fn every_end_has_its_exit_code() {
         (&bad, &["check"], 78, "unknown key `queu`"),
         (&bad, &["run"], 78, "did you mean `queue`?"),
         (&bad, &["migrate"], 78, "sluice.toml:5:19"),
+        (&unreadable, &["run"], 78, "invalid port number"),
         (&bad, &["inbox", "list"], 78, "queu = \"payments\""),
     ] {
         let said = folder.sluice(arguments);

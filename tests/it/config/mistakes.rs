@@ -399,6 +399,21 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
             "\"kafka:9092,${WORD}:port\"\nconnect_timeout = \"0s\"\nsession_timeout = \"1ms\"",
         )],
     ),
+    (
+        "a URL that cannot be read",
+        &[("${DATABASE_URL}", "postgres://sluice:hunter2@db:x/engine")],
+    ),
+    (
+        "a URL that cannot be read, from the environment",
+        &[(
+            "${DATABASE_URL}",
+            "postgres://u:${WORD}@db/x?sslmode=${WORD}",
+        )],
+    ),
+    (
+        "a database in memory",
+        &[("${DATABASE_URL}", "sqlite::memory:")],
+    ),
     ("a time to live of nothing", &[("\"1h\"", "\"0s\"")]),
     (
         "attempts without a delay",
