@@ -117,7 +117,20 @@ impl EngineSchema {
             .map_err(DbError::of("engine history level"))?
             .flatten();
             schema.history = History::from_property(history.as_deref());
-            if let Some(offset) = clock_offset(tx, tables, config).await? {
+            let offset = match &config.time_zone {
+                Some(zone) => {
+                    let offset = zone_offset(tx, zone).await?;
+                    if offset.is_none() {
+                        refusals.push(format!(
+                            "the database knows no time zone {zone:?}: expected the name of the zone of the \
+                             engine's JVM, such as time_zone = \"Europe/Berlin\""
+                        ));
+                    }
+                    offset
+                }
+                None => clock_offset(tx, tables).await?,
+            };
+            if let Some(offset) = offset {
                 schema.clock_offset = offset;
                 schema.clock_doubt = CLOCK_KNOWN;
             }
@@ -191,24 +204,25 @@ impl EngineSchema {
     }
 }
 
-/// The engine's wall clock, as it wrote it beside the epoch; or the configured zone.
-async fn clock_offset(
-    tx: &mut Tx,
-    tables: &Tables,
-    config: &CamundaTablesConfig,
-) -> Result<Option<f64>, DbError> {
-    if let Some(zone) = &config.time_zone {
-        return sqlx::query_scalar(
-            "/* camunda_tables.zone */
-             SELECT extract(epoch FROM (clock_timestamp() AT TIME ZONE $1)
-                                     - (clock_timestamp() AT TIME ZONE 'UTC'))::float8",
-        )
-        .bind(zone)
-        .fetch_one(&mut **tx)
-        .await
-        .map(|offset: f64| Some(offset.round()))
-        .map_err(DbError::of("engine time zone"));
-    }
+/// The offset of a zone, now. Looked up by name: `AT TIME ZONE` would fail for a name that it does not know, and
+/// take `GMT+2` for the opposite of what Java means by it.
+async fn zone_offset(tx: &mut Tx, zone: &str) -> Result<Option<f64>, DbError> {
+    sqlx::query_scalar(
+        "/* camunda_tables.zone */
+         SELECT extract(epoch FROM utc_offset)::float8
+           FROM pg_timezone_names
+          WHERE lower(name) = lower($1)
+          LIMIT 1",
+    )
+    .bind(zone)
+    .fetch_optional(&mut **tx)
+    .await
+    .map(Option::flatten)
+    .map_err(DbError::of("engine time zone"))
+}
+
+/// The engine's wall clock, as it wrote it beside the epoch.
+async fn clock_offset(tx: &mut Tx, tables: &Tables) -> Result<Option<f64>, DbError> {
     let offset: Option<f64> = sqlx::query_scalar(tables.sql(
         "/* camunda_tables.clock */
          SELECT extract(epoch FROM timestamp_

@@ -132,6 +132,21 @@ async fn findings(node: &Node<'_>) -> Vec<(Level, String)> {
 }
 
 #[tokio::test]
+async fn a_time_zone_that_the_database_does_not_know_is_refused() {
+    let place = Place::busy().await;
+    // The second is the other way round for the database than for Java.
+    for zone in ["Europe/Berlinn", "GMT+2", ""] {
+        let said = findings(&place.idle_node(json!({ "time_zone": zone }))).await;
+        assert_eq!(said.len(), 1, "{said:?}");
+        let (level, text) = &said[0];
+        assert_eq!(*level, Level::Error);
+        assert!(text.contains(&format!("no time zone {zone:?}")), "{text}");
+    }
+    let said = findings(&place.idle_node(json!({ "time_zone": "Asia/Kolkata" }))).await;
+    assert!(said[0].1.contains("clock UTC+19800 s"), "{said:?}");
+}
+
+#[tokio::test]
 async fn at_audit_every_message_has_a_receipt_of_its_own_that_proves_it() {
     let (_server, place) = engine_at("audit").await;
     let engine = &place.engine;
