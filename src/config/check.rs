@@ -15,6 +15,9 @@ use crate::engine::sql::Dialect;
 use crate::route::RouteConfig;
 use crate::source::SourceConfig;
 
+/// Guesses are not counted and not slowed down.
+const SHORTEST_TOKEN: usize = 16;
+
 /// The draft, and the mistakes that are found in it.
 pub struct Check<'a> {
     pub draft: &'a Draft<'a>,
@@ -166,6 +169,21 @@ impl Check<'_> {
                 )
                 .help("set `http.token`, or listen on loopback"),
             );
+        }
+        if let Some(token) = &http.token {
+            let token = token.expose_secret();
+            if token.trim().is_empty() {
+                let message =
+                    "expected a token, found nothing: whoever shows nothing would be let in";
+                let help = format!(
+                    "`openssl rand -hex {SHORTEST_TOKEN}` makes one; leave the line out for none"
+                );
+                self.say(&["http", "token"], Mistake::error(0..0, message).help(help));
+            } else if token.chars().count() < SHORTEST_TOKEN {
+                let message =
+                    format!("a token of fewer than {SHORTEST_TOKEN} characters can be guessed");
+                self.warning(&["http", "token"], message);
+            }
         }
     }
 

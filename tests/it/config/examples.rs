@@ -18,6 +18,7 @@ fn anything(name: &str) -> String {
         "DATABASE_URL" => "postgres://sluice@localhost/engine".to_owned(),
         "AMQP_URI" => "amqp://localhost".to_owned(),
         "HTTP_PORT" => "9464".to_owned(),
+        "HTTP_TOKEN" => "as-long-as-a-token".to_owned(),
         _ => format!("any-{}", name.to_ascii_lowercase()),
     }
 }

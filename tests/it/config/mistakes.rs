@@ -414,6 +414,10 @@ const MISTAKES: &[(&str, &[(&str, &str)])] = &[
         "a database in memory",
         &[("${DATABASE_URL}", "sqlite::memory:")],
     ),
+    (
+        "a token of nothing",
+        &[("[inbox]", "[http]\ntoken = \"${EMPTY} \"\n[inbox]")],
+    ),
     ("a time to live of nothing", &[("\"1h\"", "\"0s\"")]),
     (
         "attempts without a delay",
@@ -510,6 +514,10 @@ const DOUBTS: &[(&str, &[(&str, &str)])] = &[
     (
         "pages for everybody",
         &[("[inbox]", "[http]\nlisten = \"0.0.0.0:9464\"\n[inbox]")],
+    ),
+    (
+        "a token that is soon guessed",
+        &[("[inbox]", "[http]\ntoken = \"123456789012345\"\n[inbox]")],
     ),
     ("few connections", &[("url = ", "connections = 3\nurl = ")]),
 ];
