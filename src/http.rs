@@ -7,6 +7,7 @@
 
 mod board;
 mod format;
+mod guard;
 mod meter;
 mod page;
 mod problems;
@@ -36,6 +37,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Exporter, Samples};
+use guard::Guard;
 
 /// A client must send its request's head in this time; a connection that asks nothing is closed after it.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -56,7 +58,8 @@ pub struct HttpConfig {
     /// Address and port. Whoever reaches it may read the status page and the metrics.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
-    /// Off loopback, everything but health asks for it: as a bearer token, or as the password in a browser.
+    /// Everything but health asks for it: as a bearer token, or as the password in a browser. Without it, a listener
+    /// on loopback answers only who asks for `localhost` or a loopback address.
     #[schemars(with = "Option<String>")]
     pub token: Option<SecretString>,
 }
@@ -93,18 +96,16 @@ pub async fn bind(config: &HttpConfig) -> io::Result<Server> {
             "anybody who reaches this address can read the status page and the metrics: set http.token or listen on loopback"
         );
     }
-    let guarded = !listen.ip().is_loopback();
     Ok(Server {
         listener,
-        token: config.token.clone().filter(|_| guarded),
+        guard: Guard::of(config.token.as_ref(), listen.ip().is_loopback()),
     })
 }
 
 /// A listener that is bound.
-#[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
-    token: Option<SecretString>,
+    guard: Guard,
 }
 
 impl Server {
@@ -120,8 +121,12 @@ impl Server {
     /// just then. Also lets the board take its samples.
     pub async fn serve(self, board: Board, exporter: Exporter, until: CancellationToken) {
         let sampling = sample(board.clone(), exporter.clone());
-        let shown = router::Shown { board, exporter };
-        let service = TowerToHyperService::new(router::router(shown, self.token.as_ref()));
+        let shown = router::Shown {
+            board,
+            exporter,
+            guard: self.guard,
+        };
+        let service = TowerToHyperService::new(router::router(shown));
         let accepting = async {
             let places = Arc::new(Semaphore::new(CONNECTIONS));
             let mut connections = JoinSet::new();

@@ -1,23 +1,19 @@
 //! Which path answers what.
 //!
-//! Everything here reads. Health and readiness are open to whoever reaches the listener; the rest asks for
-//! the token where one is configured and the listener is not loopback.
+//! Everything here reads, and no request's body is ever read. Health and readiness are open to whoever reaches the
+//! listener; the rest is guarded.
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use secrecy::{ExposeSecret, SecretString};
 
 use super::board::Board;
+use super::guard::Guard;
 use super::page;
-use crate::message::Hash;
 use crate::metrics::Exporter;
-
-/// Nothing that is asked here has a body; what may once change things is small.
-const BODY_BYTES: usize = 64 * 1024;
 
 /// Nothing from elsewhere, nothing inline: what a broker or a database said cannot become a script.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -27,11 +23,11 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 pub(super) struct Shown {
     pub(super) board: Board,
     pub(super) exporter: Exporter,
+    pub(super) guard: Guard,
 }
 
-/// `token`: what must be shown for everything but health; `None` leaves it open.
-pub(super) fn router(shown: Shown, token: Option<&SecretString>) -> Router {
-    let expected = token.map(|token| Hash::of(&[token.expose_secret().as_bytes()]));
+pub(super) fn router(shown: Shown) -> Router {
+    let guard = shown.guard;
     let guarded = Router::new()
         .route("/", get(page::page))
         .route("/board", get(page::board))
@@ -41,12 +37,11 @@ pub(super) fn router(shown: Shown, token: Option<&SecretString>) -> Router {
         .route("/api/status", get(status))
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn(move |request: Request, next: Next| {
-            let allowed = expected.is_none_or(|expected| shows(request.headers(), expected));
+            let admitted = guard.admits(request.headers());
             async move {
-                if allowed {
-                    next.run(request).await
-                } else {
-                    unauthorized()
+                match admitted {
+                    Ok(()) => next.run(request).await,
+                    Err(refusal) => refusal.into_response(),
                 }
             }
         }));
@@ -55,8 +50,7 @@ pub(super) fn router(shown: Shown, token: Option<&SecretString>) -> Router {
         .route("/health/ready", get(ready))
         .merge(guarded)
         .fallback(missing)
-        .layer(middleware::map_response(guard))
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(middleware::map_response(harden))
         .with_state(shown)
 }
 
@@ -65,14 +59,23 @@ async fn live() -> Response {
     Json(serde_json::json!({ "live": true })).into_response()
 }
 
-async fn ready(State(shown): State<Shown>) -> Response {
+/// Which parts are in the way anybody may know; why, in the words of databases and brokers, only who may read the rest.
+async fn ready(State(shown): State<Shown>, headers: HeaderMap) -> Response {
     let readiness = shown.board.readiness();
     let code = if readiness.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (code, Json(readiness)).into_response()
+    if shown.guard.admits(&headers).is_ok() {
+        return (code, Json(readiness)).into_response();
+    }
+    let parts = readiness.reasons.iter();
+    let parts: Vec<_> = parts
+        .map(|reason| serde_json::json!({ "part": reason.part }))
+        .collect();
+    let told = serde_json::json!({ "ready": readiness.ready, "reasons": parts });
+    (code, Json(told)).into_response()
 }
 
 async fn status(State(shown): State<Shown>) -> Response {
@@ -89,39 +92,7 @@ async fn missing() -> Response {
     (StatusCode::NOT_FOUND, text).into_response()
 }
 
-fn unauthorized() -> Response {
-    let text =
-        "this listener asks for its token: as a bearer token, or as the password of any user\n";
-    let challenge = "Basic realm=\"sluice\", charset=\"UTF-8\"";
-    let headers = [(header::WWW_AUTHENTICATE, challenge)];
-    (StatusCode::UNAUTHORIZED, headers, text).into_response()
-}
-
-/// Whether the request shows the token: as a bearer token, or, for browsers, as the password of Basic.
-///
-/// Compared by hash, so that the time that it takes tells nothing about the token.
-fn shows(headers: &HeaderMap, expected: Hash) -> bool {
-    use base64::Engine as _;
-    let authorization = headers.get(header::AUTHORIZATION);
-    let Some((scheme, shown)) = authorization
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-    else {
-        return false;
-    };
-    if scheme.eq_ignore_ascii_case("bearer") {
-        return Hash::of(&[shown.trim().as_bytes()]) == expected;
-    }
-    let user_and_password = base64::engine::general_purpose::STANDARD.decode(shown.trim());
-    let Ok(user_and_password) = user_and_password else {
-        return false;
-    };
-    let colon = user_and_password.iter().position(|byte| *byte == b':');
-    scheme.eq_ignore_ascii_case("basic")
-        && colon.is_some_and(|at| Hash::of(&[&user_and_password[at + 1..]]) == expected)
-}
-
-async fn guard(mut response: Response) -> Response {
+async fn harden(mut response: Response) -> Response {
     let headers: [(HeaderName, &str); 4] = [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

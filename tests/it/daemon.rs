@@ -51,6 +51,7 @@ pub struct Daemon {
     starts: u32,
     migrates: bool,
     program: PathBuf,
+    token: Option<String>,
 }
 
 impl Daemon {
@@ -82,6 +83,7 @@ impl Daemon {
             starts: 1,
             migrates,
             program,
+            token: None,
         };
         daemon.until_listening().await;
         daemon
@@ -136,6 +138,13 @@ impl Daemon {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?} ended badly: {said}");
         String::from_utf8(output.stdout).expect("what it prints is text")
+    }
+
+    /// The token of its listener, which is shown from here on.
+    #[must_use]
+    pub fn showing(mut self, token: &str) -> Daemon {
+        self.token = Some(token.to_owned());
+        self
     }
 
     // === what anybody sees ===
@@ -221,6 +230,10 @@ impl Daemon {
         let request = crate::rig::http()
             .get(self.url(path))
             .timeout(Duration::from_secs(5));
+        let request = match &self.token {
+            Some(token) => request.basic_auth("test", Some(token)),
+            None => request,
+        };
         let response = request.send().await.ok()?;
         Some((response.status(), response.text().await.ok()?))
     }

@@ -266,11 +266,21 @@ async fn the_status_shows_what_the_metrics_count() {
     assert_eq!(status["node"]["name"], "node-a");
 }
 
+/// Where the listener asks for its token.
+const ADDRESSES: [&str; 2] = ["0.0.0.0:0", "127.0.0.1:0"];
+const GUARDED: [&str; 5] = ["/", "/board", "/app.js", "/api/status", "/metrics"];
+
 #[tokio::test]
-async fn off_loopback_everything_but_health_asks_for_the_token() {
-    let served = Served::on("0.0.0.0:0", Some("s3cret"), small_plan()).await;
+async fn everything_but_health_asks_for_the_token_also_on_loopback() {
+    for address in ADDRESSES {
+        asks_for_its_token(address).await;
+    }
+}
+
+async fn asks_for_its_token(address: &str) {
+    let served = Served::on(address, Some("s3cret"), small_plan()).await;
     assert_eq!(served.get("/health/live").await.status(), StatusCode::OK);
-    for path in ["/", "/board", "/app.js", "/api/status", "/metrics"] {
+    for path in GUARDED {
         let refused = served.get(path).await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "{path}");
         assert!(refused.headers().contains_key("www-authenticate"));
@@ -296,8 +306,98 @@ async fn off_loopback_everything_but_health_asks_for_the_token() {
             "{path}"
         );
     }
-    let open = Served::on("127.0.0.1:0", Some("s3cret"), small_plan()).await;
-    assert_eq!(open.get("/metrics").await.status(), StatusCode::OK);
+    // Who shows the token may have come by any name.
+    let named = client_of("sluice.example").get(served.url("/metrics"));
+    let answer = named.bearer_auth("s3cret").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
+/// A client that asks for this host, wherever it is sent.
+fn client_of(host: &str) -> reqwest::Client {
+    let headers = [(reqwest::header::HOST, host.parse().unwrap())];
+    reqwest::Client::builder()
+        .default_headers(headers.into_iter().collect())
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn without_a_token_loopback_answers_only_who_asks_for_this_machine() {
+    let served = Served::with(small_plan()).await;
+    for path in GUARDED {
+        for (host, code) in [
+            ("localhost:9464", StatusCode::OK),
+            ("[::1]", StatusCode::OK),
+            ("evil.example:9464", StatusCode::MISDIRECTED_REQUEST),
+        ] {
+            let asked = client_of(host).get(served.url(path));
+            let answer = asked.send().await.unwrap();
+            assert_eq!(answer.status(), code, "{path} of {host}");
+            if code != StatusCode::OK {
+                let text = answer.text().await.unwrap();
+                assert!(
+                    text.contains("localhost") && text.contains("http.token"),
+                    "{text}"
+                );
+            }
+        }
+    }
+    let live = client_of("evil.example").get(served.url("/health/live"));
+    assert_eq!(live.send().await.unwrap().status(), StatusCode::OK);
+    // A listener for everybody has been warned of, and has any name.
+    let open = Served::on("0.0.0.0:0", None, small_plan()).await;
+    let asked = client_of("node-1.example").get(open.url("/metrics"));
+    assert_eq!(asked.send().await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn strangers_learn_which_part_is_not_ready_and_not_why() {
+    let served = Served::on("127.0.0.1:0", Some("s3cret"), small_plan()).await;
+    served.board.started();
+    served.board.set_not_ready("inbox", "no host db-7.internal");
+    let client = reqwest::Client::new();
+    let asked = || client.get(served.url("/health/ready"));
+    let answer = async |request: reqwest::RequestBuilder| {
+        let response = request.send().await.unwrap();
+        (response.status(), response.json::<Value>().await.unwrap())
+    };
+    let not_ready = StatusCode::SERVICE_UNAVAILABLE;
+    let parts = serde_json::json!({ "ready": false, "reasons": [{ "part": "inbox" }] });
+    assert_eq!(answer(asked()).await, (not_ready, parts.clone()));
+    let wrong = asked().bearer_auth("s3cre");
+    assert_eq!(answer(wrong).await, (not_ready, parts.clone()));
+    let (code, told) = answer(asked().bearer_auth("s3cret")).await;
+    assert_eq!(code, not_ready);
+    assert_eq!(told["reasons"][0]["reason"], "no host db-7.internal");
+
+    // Without a token, a page that a browser was tricked into is a stranger, too.
+    let local = Served::with(small_plan()).await;
+    local.board.started();
+    local.board.set_not_ready("inbox", "no host db-7.internal");
+    let tricked = client_of("evil.example").get(local.url("/health/ready"));
+    assert_eq!(answer(tricked).await, (not_ready, parts));
+
+    served.board.set_ready("inbox");
+    let ready = serde_json::json!({ "ready": true, "reasons": [] });
+    assert_eq!(answer(asked()).await, (StatusCode::OK, ready));
+}
+
+#[tokio::test]
+async fn the_body_of_a_request_is_not_waited_for() {
+    let served = Served::with(small_plan()).await;
+    for path in ["/health/live", "/metrics", "/nowhere"] {
+        let mut client = TcpStream::connect(served.address).await.unwrap();
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9000000000\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        let answered = client.read_exact(&mut answer);
+        tokio::time::timeout(Duration::from_secs(15), answered)
+            .await
+            .expect("an answer without the body")
+            .unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 "), "{answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -307,7 +407,8 @@ async fn an_address_that_is_taken_is_named() {
         listen: served.address,
         token: None,
     };
-    let error = http::bind(&taken).await.unwrap_err().to_string();
+    let bound = http::bind(&taken).await.map(drop);
+    let error = bound.unwrap_err().to_string();
     assert!(
         error.contains(&format!("http.listen: cannot listen on {}", served.address)),
         "{error}"

@@ -126,6 +126,7 @@ async fn nothing_that_runs_prints_or_serves_a_secret() {
     let planted = planted().await;
     let everything = [("RUST_LOG", "trace,h2=off")];
     let daemon = Daemon::spawn(&planted.config, &everything).await;
+    let daemon = daemon.showing(&secret(3));
     daemon
         .until_count("sluice_source_connected", &[("source", "open")], 1)
         .await;
