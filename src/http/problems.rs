@@ -101,7 +101,7 @@ impl<S: Subscriber> Layer<S> for Problems {
     }
 }
 
-/// `sluice::intake::flow` → `intake`; `None` for other crates.
+/// `sluice::intake::run` → `intake`; `None` for other crates.
 fn part(target: &str) -> Option<&str> {
     let mut path = target.split("::");
     (path.next() == Some("sluice")).then(|| path.next().unwrap_or("sluice"))
@@ -153,9 +153,9 @@ mod tests {
         tracing::subscriber::with_default(log, || {
             tracing::info!(target: "sluice::intake", "nothing to see");
             tracing::warn!(target: "rdkafka::client", "not ours");
-            tracing::warn!(target: "sluice::intake::flow", source = "payments", row = 1, delay_ms = 5, "the stream ended");
+            tracing::warn!(target: "sluice::intake::run", source = "payments", row = 1, delay_ms = 5, "the stream ended");
             tracing::error!(target: "sluice::bridge", "stopped");
-            tracing::warn!(target: "sluice::intake::flow", source = %"payments", delay_ms = 5, "the stream ended");
+            tracing::warn!(target: "sluice::intake::run", source = %"payments", delay_ms = 5, "the stream ended");
         });
         let list = problems.list();
         assert_eq!(list.len(), 2);
