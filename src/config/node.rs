@@ -240,14 +240,14 @@ struct Wrong {
     help: String,
 }
 
-/// `Ok(None)`: there is nothing to substitute. `$${` is left as it stands: it is a literal of an
-/// expression, or a quoted text of an SQL statement.
+/// `Ok(None)`: there is nothing to substitute. `$${` stands for `${`, which an expression takes for a literal.
 fn substituted(text: &str, environment: Environment<'_>) -> Result<Option<String>, Wrong> {
     let mut out = String::with_capacity(text.len());
     let (mut rest, mut changed) = (text, false);
     while let Some(at) = rest.find("${") {
-        if rest[..at].ends_with('$') {
-            out.push_str(&rest[..at + 2]);
+        if let Some(before) = rest[..at].strip_suffix('$') {
+            out.push_str(before);
+            out.push_str("${");
             rest = &rest[at + 2..];
             continue;
         }
@@ -270,6 +270,7 @@ fn substituted(text: &str, environment: Environment<'_>) -> Result<Option<String
         let named = !name.is_empty()
             && !name.starts_with(|c: char| c.is_ascii_digit())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            changed = true;
         if !named {
             return Err(Wrong {
                 what: whole.to_owned(),

@@ -19,6 +19,10 @@ impl FromStr for Expression {
         if let Some(literal) = text.strip_prefix("@@") {
             return Ok(Self::Literal(format!("@{literal}").into()));
         }
+        // No path begins so: the file said `$${`, which keeps the substitution of variables away.
+        if text.starts_with("${") {
+            return Ok(Self::Literal(text.into()));
+        }
         if text.starts_with('$') {
             if ends_within_an_escape(text) {
                 return Err(format!(

@@ -85,6 +85,8 @@ fn types_follow_json_or_are_named() {
     check("$.i", Some(ValueType::Date), Value::Date(5));
     check("a literal", None, Value::String("a literal".into()));
     check("$$.i", None, Value::String("$.i".into()));
+    check("${i}", None, Value::String("${i}".into()));
+    check("$${i}", None, Value::String("${i}".into()));
     check("@@key", None, Value::String("@key".into()));
     assert!(
         value("$.big", None, payload)

@@ -5,6 +5,7 @@ mod mistakes;
 
 use secrecy::ExposeSecret;
 use sluice::config::{Config, Look, Report};
+use sluice::route::VariableConfig;
 
 /// A configuration without a mistake, to be spoiled by a test.
 const GOOD: &str = r#"
@@ -128,8 +129,35 @@ fn values_come_from_the_environment_with_the_type_that_is_wanted() {
     let rabbitmq = config.sources["payments"].rabbitmq.as_ref().unwrap();
     assert_eq!(rabbitmq.queue, "payments");
     assert_eq!(rabbitmq.prefetch_count.get(), 17);
-    assert_eq!(rabbitmq.consumer_tag, "a-$${x}-");
+    assert_eq!(rabbitmq.consumer_tag, "a-${x}-");
     assert_eq!(rabbitmq.uris[0].expose_secret(), "amqp://localhost");
+}
+
+#[test]
+fn an_escaped_variable_is_its_own_characters_in_every_kind_of_value() {
+    let (config, _) = good(&spoiled(&[
+        (
+            "[engines.shop",
+            "[engines.notes.sql]\napply = \"INSERT INTO x VALUES ('$${a}', $$${b}$$)\"\n[engines.shop",
+        ),
+        ("queue = \"payments\"", "queue = \"$${q}\""),
+        (
+            "variables = { amount = \"$.amount\"",
+            "variables = { once = \"$${WORD}\", twice = \"$$${WORD}\", path = \"$.a\", amount = \"$.amount\"",
+        ),
+    ]));
+    let rabbitmq = config.sources["payments"].rabbitmq.as_ref().unwrap();
+    assert_eq!(rabbitmq.queue, "${q}");
+    let sql = config.engines["notes"].sql.as_ref().unwrap();
+    assert_eq!(sql.apply, "INSERT INTO x VALUES ('${a}', $${b}$$)");
+    let variables = &config.routes[0].1.correlate.as_ref().unwrap().variables;
+    let of = |name: &str| match &variables[name] {
+        VariableConfig::Plain(expression) => expression.to_string(),
+        VariableConfig::Typed(_) => panic!("{name} has no type"),
+    };
+    assert_eq!(of("once"), "the literal \"${WORD}\"");
+    assert_eq!(of("twice"), "the literal \"${WORD}\"");
+    assert_eq!(of("path"), "$.a");
 }
 
 #[test]
