@@ -8,6 +8,7 @@
 mod check;
 mod failure;
 mod limits;
+mod mask;
 mod memory;
 mod mistake;
 mod node;

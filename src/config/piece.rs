@@ -36,6 +36,7 @@ pub fn piece<T: DeserializeOwned>(
             header,
             key: "",
             from_file: false,
+            in_secrets: false,
             repair: &repair,
         };
         match T::deserialize(walk) {

@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::failure::{At, Failure, Kind};
-use super::mistake::is_secret;
+use super::mask::{holds_secrets, is_secret};
 use super::node::{Key, Node, Value};
 use super::piece::{Repair, Stand};
 
@@ -21,6 +21,8 @@ pub struct Walk<'a> {
     pub key: &'a str,
     /// The value names a file that holds the value.
     pub from_file: bool,
+    /// It is in a table of which everything is a secret.
+    pub in_secrets: bool,
     pub repair: &'a Repair,
 }
 
@@ -63,7 +65,10 @@ impl Walk<'_> {
                     (Value::String(value), Some(written)) => Some((value.clone(), written.clone())),
                     _ => None,
                 },
-                secret: self.from_file || SECRETS.contains(&self.key) || is_secret(self.key),
+                secret: self.from_file
+                    || self.in_secrets
+                    || SECRETS.contains(&self.key)
+                    || is_secret(self.key),
                 stand: self.repair.stand(self.node),
             })
         });
@@ -261,6 +266,7 @@ impl<'a> Entries<'a> {
                 header: &key.span,
                 key: &key.name,
                 from_file: false,
+                in_secrets: self.walk.in_secrets || holds_secrets(self.walk.key),
                 repair,
             };
             let Some(fields) = self.fields else {

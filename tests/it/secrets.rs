@@ -189,7 +189,7 @@ fn routes(sources: &[&str]) -> String {
 const NOWHERE: &str = "127.0.0.1:1";
 
 /// What is changed in a good file, each a mistake of its own.
-const MISTAKES: [(&str, &str, &str); 25] = [
+const MISTAKES: [(&str, &str, &str); 29] = [
     ("no string", "db\"\n", "db\n"),
     ("no host", "@127.0.0.1:1/db", "@"),
     ("another database", "postgres://", "mysql://"),
@@ -234,6 +234,26 @@ const MISTAKES: [(&str, &str, &str); 25] = [
         "an unknown option",
         "tls = {",
         "librdkafka_options = { \"sasl.passwd\" = \"Zq7hunter8\" }\ntls = {",
+    ),
+    (
+        "a key beside an unknown option",
+        "tls = {",
+        "librdkafka_options = { \"ssl.key.pem\" = \"Zq7hunter8\", \"no.such\" = \"Zq7hunter9\" }\ntls = {",
+    ),
+    (
+        "a key of several lines",
+        "tls = {",
+        "librdkafka_options.\"ssl.key.pem\" = \"\"\"\nZq7hunter8\n\"\"\"\nlibrdkafka_options.x = \"Zq7hunter9\"\ntls = {",
+    ),
+    (
+        "a number among the options",
+        "tls = {",
+        "librdkafka_options = { \"ssl.key.pem\" = \"Zq7hunter8\", \"x\" = [\"Zq7hunter9\"] }\ntls = {",
+    ),
+    (
+        "options by another name",
+        "tls = {",
+        "rdkafka_options = { \"ssl.key.pem\" = \"Zq7hunter8\" }\ntls = {",
     ),
     (
         "a default",

@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::pattern;
@@ -60,9 +61,11 @@ pub struct KafkaConfig {
     /// Who we are.
     #[serde(default)]
     pub sasl: Option<KafkaSasl>,
-    /// Further settings of librdkafka, by their own names. Those that Sluice decides are refused.
+    /// Further settings of librdkafka, by their own names. Those that Sluice decides are refused. No value is ever
+    /// shown: which of them are secrets only the client knows.
     #[serde(default)]
-    pub librdkafka_options: BTreeMap<String, String>,
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub librdkafka_options: BTreeMap<String, SecretString>,
 }
 
 /// Where the group begins in a topic of which it has committed nothing.
@@ -152,11 +155,11 @@ const OURS: [(&str, &str); 35] = [
     ("sasl.username", "use `sasl.username`"),
     ("sasl.password", "use `sasl.password`"),
 ];
+/// What may stand before a server; which one is spoken follows from `tls` and `sasl`.
+const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
 const COMMITS: &str = "Sluice commits what is committed in the inbox, and nothing else";
 
 impl KafkaConfig {
-/// What may stand before a server; which one is spoken follows from `tls` and `sasl`.
-const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
     /// Everything that can be said to be wrong without a broker.
     pub fn validate(&self) -> Vec<Mistake> {
         let mut mistakes = self.mistaken_names();
@@ -255,7 +258,7 @@ const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
                 continue;
             }
             let mut alone = ClientConfig::new();
-            alone.set(name, value);
+            alone.set(name, value.expose_secret());
             // Its error repeats the value, which may be a secret: only its own words are taken.
             if let Err(KafkaError::ClientConfig(_, what, _, _)) = alone.create_native_config() {
                 mistakes.push(Mistake::new(path, what));
@@ -332,7 +335,7 @@ const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
         }
         security::apply(self.tls.as_ref(), self.sasl.as_ref(), &mut client).await?;
         for (name, value) in &self.librdkafka_options {
-            client.set(name, value);
+            client.set(name, value.expose_secret());
         }
         Ok(client)
     }
@@ -343,9 +346,6 @@ const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use rdkafka::consumer::BaseConsumer;
 /// The client would leave out an entry that it cannot read, with a line in its log. The entry is not repeated: it may
 /// come from the environment.
 fn mistake_in_servers(servers: &str) -> Option<String> {
@@ -387,6 +387,9 @@ fn is_server(entry: &str) -> bool {
     !host.is_empty() && host.chars().all(named) && port.is_none_or(fine)
 }
 
+#[cfg(test)]
+mod tests {
+    use rdkafka::consumer::BaseConsumer;
 
     use super::*;
 
@@ -459,6 +462,7 @@ fn is_server(entry: &str) -> bool {
         let mistakes = config.validate();
         assert_eq!(mistakes.len(), 1);
         assert!(!mistakes[0].what.contains("hunter2"), "{mistakes:?}");
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     }
 
     #[test]
@@ -473,13 +477,13 @@ fn is_server(entry: &str) -> bool {
             ("[tls]\nverify_certificate = false", "tls.verify_hostname"),
             ("max_poll_interval = '5s'", "max_poll_interval"),
             ("prefetch = '1KiB'", "prefetch"),
+            ("session_timeout = '1ms'", "session_timeout"),
+            ("max_poll_interval = '25h'", "max_poll_interval"),
+            ("connect_timeout = '0s'", "connect_timeout"),
             ("statistics_interval = '0s'", "statistics_interval"),
         ] {
             assert_eq!(paths(&config(more)), [path], "{more}");
         }
-            ("session_timeout = '1ms'", "session_timeout"),
-            ("max_poll_interval = '25h'", "max_poll_interval"),
-            ("connect_timeout = '0s'", "connect_timeout"),
         let mut named = config("");
         named.topics = vec!["a".into(), "^b.*".into(), "a".into()];
         assert_eq!(paths(&named), ["topics[1]", "topics[2]"]);
@@ -489,10 +493,6 @@ fn is_server(entry: &str) -> bool {
         assert_eq!(paths(&latest), ["start"]);
     }
 
-    #[tokio::test]
-    async fn every_combination_of_tls_and_sasl_is_taken_by_the_client() {
-        let tls = "[tls]\nverify_hostname = false\nkey_pass = 'p'";
-        for (more, protocol) in [
     #[test]
     fn servers_are_judged_as_the_client_reads_them() {
         for (servers, fine) in [
@@ -518,6 +518,10 @@ fn is_server(entry: &str) -> bool {
         }
     }
 
+    #[tokio::test]
+    async fn every_combination_of_tls_and_sasl_is_taken_by_the_client() {
+        let tls = "[tls]\nverify_hostname = false\nkey_pass = 'p'";
+        for (more, protocol) in [
             (String::new(), "PLAINTEXT"),
             (tls.to_owned(), "SSL"),
             (
