@@ -217,8 +217,17 @@ impl Globals {
 
     /// The configuration, whose warnings are the caller's to tell.
     fn load(&self) -> Result<(Config, Report), Failure> {
-        let path = self.path();
-        Config::load(&path).map_err(|invalid| match invalid {
+        self.loaded(Config::load(&self.path()))
+    }
+
+    /// For a command that uses these sections alone, where variables of the others need not be set.
+    fn load_for(&self, sections: &[&str]) -> Result<Config, Failure> {
+        let (config, _) = self.loaded(Config::load_for(sections, &self.path()))?;
+        Ok(config)
+    }
+
+    fn loaded<T>(&self, loaded: Result<T, Invalid>) -> Result<T, Failure> {
+        loaded.map_err(|invalid| match invalid {
             Invalid::Unreadable { cause, .. }
                 if self.config.is_none() && cause.kind() == std::io::ErrorKind::NotFound =>
             {
@@ -245,6 +254,9 @@ impl Globals {
         Ok(())
     }
 }
+
+/// What a command needs that works on the inbox alone.
+const OF_INBOX: [&str; 2] = ["inbox", "node"];
 
 /// Runs a body on whichever database the inbox is: the one place of the command line that knows them all.
 macro_rules! on_inbox {

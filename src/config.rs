@@ -116,16 +116,37 @@ struct Draft<'a> {
 impl Config {
     /// Reads a file, with the process's environment. The report holds warnings only.
     pub fn load(path: &Path) -> Result<(Self, Report), Invalid> {
+        Self::load_for(&SECTIONS, path)
+    }
+
+    /// For what uses these sections alone: where a variable of another one is not set, something is made up. So a
+    /// command that needs the database alone can be called where nobody knows the brokers' passwords.
+    pub fn load_for(sections: &[&str], path: &Path) -> Result<(Self, Report), Invalid> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|cause| Invalid::Unreadable {
             path: name.clone(),
             cause,
         })?;
-        Self::parse(&name, &text, &environment).map_err(Invalid::Mistaken)
+        let parsed = Self::parse_for(sections, &name, &text, &environment);
+        // What cannot be made up is said as if everything were used.
+        let parsed = match parsed {
+            Err(report) if !report.has_errors() => Self::parse(&name, &text, &environment),
+            parsed => parsed,
+        };
+        parsed.map_err(Invalid::Mistaken)
     }
 
     /// Understands a text; `file` is what its mistakes call it. The report of a success holds warnings only.
     pub fn parse(
+        file: &str,
+        text: &str,
+        environment: Environment<'_>,
+    ) -> Result<(Self, Report), Report> {
+        Self::parse_for(&SECTIONS, file, text, environment)
+    }
+
+    fn parse_for(
+        sections: &[&str],
         file: &str,
         text: &str,
         environment: Environment<'_>,
@@ -136,7 +157,7 @@ impl Config {
             // What follows a mistake of syntax may be anything: its meaning is not worth reporting.
             return Err(Report::new(file, text, mistakes));
         }
-        tree.substitute(text, environment, &mut mistakes);
+        tree.substitute(text, environment, sections, &mut mistakes);
         let draft = Draft::of(&tree, &mut mistakes);
         check::check(&draft, &mut mistakes);
         let report = Report::new(file, text, mistakes);

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::{Args, Subcommand};
 
 use super::choice::{self, Choice};
-use super::{Failure, Globals, on_inbox, print, rows};
+use super::{Failure, Globals, OF_INBOX, on_inbox, print, rows};
 use crate::inbox::{Filter, Inbox, RowId, RowView, StateName};
 
 #[derive(Debug, Subcommand)]
@@ -112,7 +112,7 @@ pub async fn inbox(globals: &Globals, command: Inboxes) -> Result<ExitCode, Fail
     globals.log_quietly()?;
     // What makes no sense is said before anything is read.
     let command = Intent::of(command)?;
-    let (config, _) = globals.load()?;
+    let config = globals.load_for(&OF_INBOX)?;
     on_inbox!(config, |inbox| {
         // Else the database would only say that it knows no such table.
         if let Some(obstacle) = inbox.schema_status().await?.obstacle() {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Failure, Globals, on_inbox, print};
+use super::{Failure, Globals, OF_INBOX, on_inbox, print};
 use crate::inbox::Inbox;
 
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub struct Arguments {
 
 pub async fn migrate(globals: &Globals, arguments: &Arguments) -> Result<ExitCode, Failure> {
     globals.log_quietly()?;
-    let (config, _) = globals.load()?;
+    let config = globals.load_for(&OF_INBOX)?;
     let steps = on_inbox!(config, |inbox| inbox.migrate().await?);
     if arguments.json {
         print::json(&steps)?;

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Failure, Globals, on_inbox, print};
+use super::{Failure, Globals, OF_INBOX, on_inbox, print};
 use crate::config::Config;
 use crate::inbox::{Inbox, PositionView};
 use crate::position::{Beginning, Stored};
@@ -82,7 +82,11 @@ struct Changed {
 
 pub async fn positions(globals: &Globals, command: Positions) -> Result<ExitCode, Failure> {
     globals.log_quietly()?;
-    let (config, _) = globals.load()?;
+    let config = globals.load_for(match &command {
+        Positions::List(_) => &OF_INBOX[..],
+        // Which asks the broker.
+        Positions::Set(_) => &["inbox", "node", "sources"],
+    })?;
     on_inbox!(config, |inbox| match command {
         Positions::List(arguments) => list(&inbox, &arguments).await,
         Positions::Set(arguments) => Box::pin(set(&inbox, &config, arguments)).await,

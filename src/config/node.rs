@@ -151,17 +151,36 @@ impl Node {
         }
     }
 
-    /// Replaces `${VAR}` and `${VAR:-default}` in every string.
+    /// Replaces `${VAR}` and `${VAR:-default}` in every string, `text` being the file's. In sections that are not
+    /// `used`, a variable that is not set is no mistake, and its value stays unknown.
     pub fn substitute(
         &mut self,
         text: &str,
         environment: Environment<'_>,
+        used: &[&str],
+        mistakes: &mut Vec<Mistake>,
+    ) {
+        let Value::Table(sections) = &mut self.value else {
+            return;
+        };
+        for (key, section) in sections {
+            let is_used = used.contains(&key.name.as_str());
+            section.replace(text, environment, is_used, mistakes);
+        }
+    }
+
+    fn replace(
+        &mut self,
+        text: &str,
+        environment: Environment<'_>,
+        is_used: bool,
         mistakes: &mut Vec<Mistake>,
     ) {
         match &mut self.value {
             Value::String(value) => match substituted(value, environment) {
                 Ok(None) => {}
                 Ok(Some(new)) => self.written = Some(std::mem::replace(value, new)),
+                Err(wrong) if wrong.is_unset && !is_used => self.value = Value::Unknown,
                 Err(wrong) => {
                     let written = text.get(self.span.clone()).unwrap_or_default();
                     let span = match written.find(&wrong.what) {
@@ -174,12 +193,12 @@ impl Node {
             },
             Value::List(nodes) => {
                 for node in nodes {
-                    node.substitute(text, environment, mistakes);
+                    node.replace(text, environment, is_used, mistakes);
                 }
             }
             Value::Table(entries) => {
                 for (_, node) in entries {
-                    node.substitute(text, environment, mistakes);
+                    node.replace(text, environment, is_used, mistakes);
                 }
             }
             Value::Integer(_)
@@ -238,6 +257,8 @@ struct Wrong {
     what: String,
     message: String,
     help: String,
+    /// Nothing is wrong with the text: the environment lacks the variable.
+    is_unset: bool,
 }
 
 /// `Ok(None)`: there is nothing to substitute. `$${` stands for `${`, which an expression takes for a literal.
@@ -249,6 +270,7 @@ fn substituted(text: &str, environment: Environment<'_>) -> Result<Option<String
             out.push_str(before);
             out.push_str("${");
             rest = &rest[at + 2..];
+            changed = true;
             continue;
         }
         out.push_str(&rest[..at]);
@@ -259,6 +281,7 @@ fn substituted(text: &str, environment: Environment<'_>) -> Result<Option<String
                 help:
                     "write `${VAR}` or `${VAR:-default}`, and `$${` for the characters themselves"
                         .to_owned(),
+                is_unset: false,
             });
         };
         let whole = &rest[at..=at + end];
@@ -270,12 +293,12 @@ fn substituted(text: &str, environment: Environment<'_>) -> Result<Option<String
         let named = !name.is_empty()
             && !name.starts_with(|c: char| c.is_ascii_digit())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            changed = true;
         if !named {
             return Err(Wrong {
                 what: whole.to_owned(),
                 message: format!("`{name}` is no name of an environment variable"),
                 help: "write `${VAR}` or `${VAR:-default}`".to_owned(),
+                is_unset: false,
             });
         }
         match (environment(name), default) {
@@ -287,6 +310,7 @@ fn substituted(text: &str, environment: Environment<'_>) -> Result<Option<String
                     what: whole.to_owned(),
                     message: format!("the environment variable {name} is not set"),
                     help: format!("set it, or give a default: `${{{name}:-…}}`"),
+                    is_unset: true,
                 });
             }
         }

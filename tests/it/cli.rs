@@ -412,6 +412,60 @@ async fn before_migrate_every_command_says_that_it_is_missing_and_makes_no_file(
     assert_eq!(on_sqlite.sluice(&["inbox", "list"]).code, 0);
 }
 
+#[test]
+fn what_needs_the_database_alone_asks_for_no_variable_of_another_section() {
+    let text = TABLE
+        .replace("127.0.0.1:0", "127.0.0.1:${NOBODY_SET_THIS}")
+        .replace("\"amqp://localhost\"", "\"${NOBODY_SET_THIS}\"")
+        .replace(
+            "\"payments\"\n\n[engines",
+            "\"${NOBODY_SET_THIS}\"\nprefetch_count = \"${NOBODY_SET_THIS}\"\n\n[engines",
+        )
+        .replace(
+            "\"INSERT INTO payment (message) VALUES (:dedup_key)\"",
+            "\"${NOBODY_SET_THIS}\"",
+        );
+    let folder = Folder::with(&text);
+    for command in [
+        &["migrate"][..],
+        &["inbox", "list"],
+        &["inbox", "redrive", "--all"],
+        &["positions", "list"],
+    ] {
+        let said = folder.sluice(command);
+        assert_eq!(said.code, 0, "{command:?}: {}", said.err);
+        assert_eq!(said.err, "", "{command:?}");
+    }
+    let set = [
+        "positions",
+        "set",
+        "--source",
+        "payments",
+        "--topic",
+        "t",
+        "--to",
+        "latest",
+    ];
+    for command in [&["run"][..], &["check"], &set] {
+        let said = folder.sluice(command);
+        assert_eq!(said.code, 78, "{command:?}: {}", said.err);
+        let unset = "the environment variable NOBODY_SET_THIS is not set";
+        assert!(said.err.contains(unset), "{command:?}: {}", said.err);
+    }
+    // What is wrong with another section is said all the same, and what the command needs must be there.
+    let wrong = Folder::with(&text.replace("queue =", "queu ="));
+    assert_eq!(wrong.sluice(&["migrate"]).code, 78);
+    let needed = Folder::with(&text.replace("nowhere.db", "${NOBODY_SET_THIS}"));
+    let said = needed.sluice(&["migrate"]);
+    assert_eq!(said.code, 78);
+    assert_eq!(
+        said.err.matches("NOBODY_SET_THIS is not set").count(),
+        1,
+        "{}",
+        said.err
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_says_once_and_at_once_why_the_database_cannot_be_used() {
     let database = Rig::get().database().await;
