@@ -142,6 +142,12 @@ impl<I: Inbox> Sweeper<I> {
             idle: self.config.purge_interval.0,
             hint: &Notify::new(),
         };
+        let due_of_none = Pace {
+            sweep: "due",
+            engine: "",
+            idle: self.config.idle_interval.0,
+            hint: &Notify::new(),
+        };
         let lanes: Vec<_> = self
             .lanes
             .iter()
@@ -150,6 +156,7 @@ impl<I: Inbox> Sweeper<I> {
         tokio::join!(
             join_all(lanes),
             shutdown.unless_draining(self.tell_lanes()),
+            self.repeat(shutdown, due_of_none, || self.due_of_none()),
             self.repeat(shutdown, purge, || self.purge_round()),
         );
     }

@@ -155,9 +155,9 @@ pub struct Rekey<'a> {
 /// Which waiting rows to take.
 #[derive(Debug, Clone)]
 pub enum Take<'a> {
-    /// Whose due time has come, of these routes or of none, the oldest first; an ordered row only when it
-    /// is its key's head. On `PostgreSQL`, where more is due than fits, half of them may be such as somebody
-    /// waits for; and what is due behind another gives its due time back, if the transaction is committed.
+    /// Whose due time has come, of these routes, the oldest first; an ordered row only when it is its key's
+    /// head. Without any route: those that no route took, and that an operator made due. On `PostgreSQL`, where more is due than fits, half of every other page may be such as
+    /// somebody waits for; and what is due behind another gives its due time back, if the transaction is committed.
     Due {
         routes: &'a [String],
         limit: i64,

@@ -87,6 +87,7 @@ impl<I: Inbox> Intake<I> {
             };
             if began.elapsed() > GOOD_STREAM {
                 delays.reset();
+                unreadable = 0;
             }
             metrics::source_reconnected(&name);
             metrics::source_connected(&name, false);

@@ -204,7 +204,7 @@ impl Source for Rabbitmq {
         };
         let consumer = consumer.map_err(|cause| {
             let what = format!("cannot consume queue {:?}", self.config.queue);
-            address_error(&what, &address, cause)
+            delivery_error(&what, &address, cause)
         })?;
         let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(RabbitmqStream::new(Opened {
@@ -259,17 +259,23 @@ fn short(text: &str) -> Result<ShortString, lapin::Error> {
 /// An error of the client at an address, and whether waiting alone can mend it.
 fn address_error(what: &str, address: &str, cause: lapin::Error) -> SourceError {
     let needs_operator = needs_operator(&cause);
-    let mut what = format!("{what} at {address}");
+    let mut error = SourceError::new(format!("{what} at {address}")).because(cause);
+    error.needs_operator = needs_operator;
+    error
+}
+
+/// The same once deliveries may come: what cannot be parsed now is one of them. (While connecting it is whoever
+/// answers in the broker's place.)
+fn delivery_error(what: &str, address: &str, cause: lapin::Error) -> SourceError {
     let unreadable = matches!(cause.kind(), ErrorKind::ParsingError(_));
+    let mut error = address_error(what, address, cause);
     if unreadable {
         // The client gives up the connection, and the broker would send the same delivery again.
-        what.push_str(
+        error.what.push_str(
             ": a delivery's property or header name is not UTF-8; take it out of the queue",
         );
+        error.unreadable = true;
     }
-    let mut error = SourceError::new(what).because(cause);
-    error.needs_operator = needs_operator;
-    error.unreadable = unreadable;
     error
 }
 

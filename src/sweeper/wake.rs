@@ -15,13 +15,19 @@ impl<I: Inbox> Sweeper<I> {
         for lane in &self.lanes {
             round = both(round, self.wake_of(lane).await);
         }
-        round
+        both(round, self.due_of_none().await)
+    }
+
+    /// Rows that no route took, and that an operator made due: perhaps a route takes them now, of whatever engine.
+    pub(super) async fn due_of_none(&self) -> Result<Round, DbError> {
+        let due = self.due(&[]).await?;
+        Ok(self.round(due, due.taken))
     }
 
     /// The same for one engine: what is in the way of its wake is not in the way of what is due.
     pub(super) async fn wake_of(&self, lane: &Lane<I>) -> Result<Round, DbError> {
         let woken = self.wake(lane).await;
-        let due = self.due(lane).await;
+        let due = self.due(&lane.routes).await;
         both(
             // A row that somebody waits for and that still waits is found again at once: no hot loop.
             woken.map(|woken| self.round(woken, woken.moved)),
@@ -62,9 +68,9 @@ impl<I: Inbox> Sweeper<I> {
         self.intake.redrive(rows, Sweep::Wake).await
     }
 
-    async fn due(&self, lane: &Lane<I>) -> Result<Driven, DbError> {
+    async fn due(&self, routes: &[String]) -> Result<Driven, DbError> {
         let due = Take::Due {
-            routes: &lane.routes,
+            routes,
             limit: self.limit(),
             bytes: self.limit_bytes(),
         };

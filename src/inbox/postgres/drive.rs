@@ -130,8 +130,9 @@ pub(super) async fn take(
             bytes,
         } => {
             let mut routes: Vec<&str> = routes.iter().map(String::as_str).collect();
-            // What no route took, and an operator made due: perhaps one takes it now.
-            routes.push("");
+            if routes.is_empty() {
+                routes.push("");
+            }
             let mut rows = order::heads(inbox, tx, &routes, blocking_dead).await?;
             let due = due::look(inbox, tx, &routes, blocking_dead, limit).await?;
             rows.extend(due.rows);

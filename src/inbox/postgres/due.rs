@@ -1,13 +1,14 @@
 //! Which due rows a page is made of.
 //!
 //! Most rows that are due wait for nobody: the sweep looks at them again only because something may have
-//! been missed. There may be more of them than it gets through, and then half of a page is for the others:
+//! been missed. There may be more of them than it gets through, and then half of every other page is for the others:
 //! the next row of an order key, a retry, what an operator redrives, what has expired. They are found by a
 //! look that goes through what is due in its order, some thousand rows each time, and so through all of it in turn.
 //! Invariant: a row that is due behind another of its order key gives its due time back to be woken in its
 //! turn; every look would find it again otherwise.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -88,7 +89,10 @@ statements! {
 
 /// Where the looks go on for rows that somebody waits for, by the routes that they are for.
 #[derive(Default)]
-pub(super) struct Places(Mutex<HashMap<String, Place>>);
+pub(super) struct Places {
+    places: Mutex<HashMap<String, Place>>,
+    pages: AtomicU64,
+}
 
 /// The due row that was looked at last.
 #[derive(Clone)]
@@ -99,14 +103,20 @@ struct Place {
 }
 
 impl Places {
+    /// Whether it is a page's turn to begin with those that somebody waits for.
+    fn turn(&self) -> bool {
+        let pages = self.pages.fetch_add(1, Ordering::Relaxed);
+        pages.is_multiple_of(2)
+    }
+
     fn of(&self, whose: &str) -> Option<Place> {
-        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.get(whose).cloned()
     }
 
     /// `None`: from the beginning.
     fn set(&self, whose: String, place: Option<Place>) {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         match place {
             Some(place) => places.insert(whose, place),
             None => places.remove(&whose),
@@ -130,7 +140,8 @@ pub(super) async fn look(
 ) -> Result<Due, DbError> {
     let mut rows = oldest(inbox, tx, routes, blocking_dead, limit).await?;
     let all_fit = i64::try_from(rows.len()).is_ok_and(|found| found <= limit);
-    let ahead = if all_fit {
+    // Every other page is for the oldest alone: a few large rows that come first may fill one by their bytes.
+    let ahead = if all_fit || !inbox.inner.due_places.turn() {
         Vec::new()
     } else {
         ahead(inbox, tx, routes, blocking_dead, limit / 2).await?

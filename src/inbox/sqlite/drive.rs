@@ -140,8 +140,9 @@ pub(super) async fn take(tx: &mut Tx, take: Take<'_>) -> Result<Vec<StoredRow>, 
             bytes,
         } => {
             let mut routes: Vec<&str> = routes.iter().map(String::as_str).collect();
-            // What no route took, and an operator made due: perhaps one takes it now.
-            routes.push("");
+            if routes.is_empty() {
+                routes.push("");
+            }
             sqlx::query(TAKE_DUE)
                 .bind(sqlx::types::Json(routes))
                 .bind(limit)

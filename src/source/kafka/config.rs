@@ -214,7 +214,8 @@ impl KafkaConfig {
                 (true, true) => true,
             };
         let mut ours = self.topics.iter();
-        ours.find(|one| other.topics.iter().any(|two| may_meet(one, two)))
+        // An empty name is another mistake, or a variable that is not wanted now.
+        ours.find(|one| !one.is_empty() && other.topics.iter().any(|two| may_meet(one, two)))
             .map(String::as_str)
     }
 

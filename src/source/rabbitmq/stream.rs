@@ -18,7 +18,7 @@ use lapin::{Acker, Channel, Connection, Consumer, Event};
 
 use super::prefetch::{Exceeded, Prefetch};
 use super::socket::Socket;
-use super::{address_error, envelope};
+use super::{delivery_error, envelope};
 use crate::message::{Delivery, Receipt};
 use crate::metrics;
 use crate::source::prefix::Tracker;
@@ -100,7 +100,7 @@ impl RabbitmqStream {
                 }
                 Poll::Ready(Some(Err(cause))) => {
                     let what = format!("lost queue {:?}", self.opened.queue);
-                    return Poll::Ready(address_error(&what, &self.opened.address, cause));
+                    return Poll::Ready(delivery_error(&what, &self.opened.address, cause));
                 }
                 Poll::Ready(None) => return Poll::Ready(self.cancelled()),
             }
@@ -263,7 +263,7 @@ impl Stream for RabbitmqStream {
             let Opened { queue, address, .. } = &self.opened;
             let what = format!("cannot acknowledge on queue {queue:?}");
             return Err(match answer {
-                Err(cause) => address_error(&what, address, cause),
+                Err(cause) => delivery_error(&what, address, cause),
                 Ok(_) => SourceError::new(format!("{what} at {address}: the channel is closed")),
             });
         }

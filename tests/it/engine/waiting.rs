@@ -281,6 +281,48 @@ async fn the_engines_backlog_is_bounded_and_the_rest_goes_in_order() {
 }
 
 #[tokio::test]
+async fn a_queue_for_the_backlog_leaves_room_for_who_is_waited_for_since() {
+    let place = Place::still().await;
+    let engine = &place.engine;
+    let deployment = engine.deploy(&["receive-then-task", "message-start"]).await;
+    let node = place
+        .node_with(json!({ "max_backlog": 4 }), &routes())
+        .await;
+    let late = unique();
+    let paid = json!({ "name": deployment.name("Paid"), "key": late });
+    let row = node.send("by-key", "late", paid).await;
+    assert_eq!(row.is(), "waiting/no_subscription");
+    // Not due before the end of the test.
+    sqlx::query("UPDATE inbox SET due_at = now() + interval '1 hour'")
+        .execute(&place.pool)
+        .await
+        .unwrap();
+    let keys: Vec<String> = (0..12).map(|n| format!("{n}-{}", unique())).collect();
+    let placed = deployment.name("OrderPlaced");
+    let starts: Vec<(&str, &str, Value)> = keys
+        .iter()
+        .map(|key| ("start", &**key, json!({ "name": placed, "key": key })))
+        .collect();
+    node.send_all(&starts).await;
+    let process = deployment.name("receive-then-task");
+    engine.start(&process, Some(&late), json!({})).await;
+    for key in &keys[..4] {
+        place.run_job(key).await;
+    }
+    node.confirm().await;
+    assert_eq!(node.refresh().await.backlog, 0);
+
+    node.wake().await;
+    assert_eq!(place.row("late").await.is(), "handed");
+    let queued = "SELECT count(*) FROM inbox WHERE state = 'waiting' AND reason = 'backlog'";
+    let queued: i64 = sqlx::query_scalar(queued)
+        .fetch_one(&place.pool)
+        .await
+        .unwrap();
+    assert_eq!(queued, 5, "three of eight have gone");
+}
+
+#[tokio::test]
 async fn rows_of_routes_that_a_node_does_not_know_do_not_keep_it_from_its_own() {
     let place = Place::still().await;
     let engine = &place.engine;

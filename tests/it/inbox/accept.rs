@@ -6,7 +6,8 @@ use sluice::message::{DeadReason, DedupKey, Hash};
 use sluice::units::Span;
 
 use super::rows::{
-    change, change_of, dead, done, due, insert, insert_many, row, row_in, show, state_of, waiting,
+    change, change_of, dead, done, due, due_of_none, insert, insert_many, row, row_in, show,
+    state_of, waiting,
 };
 use super::{Fresh, Kept, on_every_database};
 
@@ -116,6 +117,7 @@ async fn what_is_stored_is_what_was_delivered<I: Kept>(fresh: Fresh<I>) {
 
     let mut tx = inbox.begin().await.unwrap();
     let mut rows = due(inbox, &mut tx, 10).await;
+    rows.extend(due_of_none(inbox, &mut tx).await);
     inbox.commit(tx).await.unwrap();
     rows.sort_by_key(|row| row.id);
     let [first, second] = &rows[..] else {

@@ -123,8 +123,23 @@ pub async fn due_bytes<I: Inbox>(
     bytes: i64,
 ) -> Vec<StoredRow> {
     let routes = ["orders".to_owned(), "payments".to_owned()];
+    due_of(inbox, tx, &routes, limit, bytes).await
+}
+
+/// What is due and of no route.
+pub async fn due_of_none<I: Inbox>(inbox: &I, tx: &mut I::Tx) -> Vec<StoredRow> {
+    due_of(inbox, tx, &[], EVERYTHING, EVERYTHING).await
+}
+
+async fn due_of<I: Inbox>(
+    inbox: &I,
+    tx: &mut I::Tx,
+    routes: &[String],
+    limit: i64,
+    bytes: i64,
+) -> Vec<StoredRow> {
     let take = Take::Due {
-        routes: &routes,
+        routes,
         limit,
         bytes,
     };
