@@ -148,3 +148,33 @@ fn default_payload_retention() -> Span {
 fn default_key_retention() -> Span {
     Span::days(30)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistake(url: &str) -> Option<String> {
+        let config: InboxConfig = toml::from_str(&format!("url = {url:?}")).expect("a table");
+        config.mistake_in_url().map(|mistake| mistake.what)
+    }
+
+    #[test]
+    fn a_parameter_that_the_driver_would_pass_over_is_a_mistake_and_is_not_repeated() {
+        for known in [
+            "postgres://u@db/x",
+            "postgres://u@db/x?",
+            "postgres://u@db/x?sslmode=verify-full&sslrootcert=/ca.pem",
+            "postgres://u@db/x?host=/var/run&options[search_path]=a&options=-c%20x=1",
+        ] {
+            assert_eq!(mistake(known), None, "{known}");
+        }
+        for unknown in [
+            "postgres://u@db/x?sslmode=require&sslmod=verify-full",
+            "postgres://u@db/x?host=db&pasword=hunter2",
+        ] {
+            let what = mistake(unknown).expect(unknown);
+            assert!(what.contains("parameter 2 behind the `?`"), "{what}");
+            assert!(!what.contains("hunter2"), "{what}");
+        }
+    }
+}

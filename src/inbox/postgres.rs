@@ -184,8 +184,46 @@ impl PostgresInbox {
     }
 }
 
+/// The parameters of an URL that the driver understands. Others it passes over with a warning that shows their value:
+/// a misspelled `sslmode` would be no encryption, a misspelled `password` a password in the log.
+const PARAMETERS: [&str; 17] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+];
+
 /// What the URL says, or why it cannot be read.
 pub(super) fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let names = query.split('&').filter(|parameter| !parameter.is_empty());
+    let names = names.map(|parameter| parameter.split('=').next().unwrap_or_default());
+    let known = |name: &str| {
+        PARAMETERS.contains(&name) || name == "options" || name.starts_with("options[")
+    };
+    for (number, name) in (1..).zip(names) {
+        if !known(name) {
+            // Not its name: behind a `?` that a password should not have had it is a part of the password.
+            let what = format!(
+                "parameter {number} behind the `?` is none that is known (sslmode, sslrootcert, sslcert, sslkey, host, \
+                 hostaddr, port, dbname, user, password, application_name, options)"
+            );
+            return Err(sqlx::Error::Configuration(what.into()));
+        }
+    }
     PgConnectOptions::from_str(url)
 }
 
