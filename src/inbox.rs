@@ -19,7 +19,8 @@ mod view;
 pub use config::{InboxConfig, Pooler, Retention, SynchronousCommit};
 pub use error::{Class, DbError};
 pub use row::{
-    Change, Existing, NewRow, OrderKey, Rekey, RowId, StoredRow, Take, Target, UniqueKey, Woken,
+    Change, Existing, NewRow, OrderKey, Rekey, RowId, StoredRow, Take, Taken, Target, UniqueKey,
+    Woken,
 };
 pub use state::{Expires, State, StateName};
 pub use view::{Count, Filter, Node, NodeIdentity, PositionView, Purged, RowView};
@@ -88,7 +89,7 @@ pub trait Inbox: Clone + Send + Sync + 'static {
         tx: &mut Self::Tx,
         take: Take<'_>,
         blocking_dead: &[String],
-    ) -> impl Future<Output = Result<Vec<StoredRow>, DbError>> + Send;
+    ) -> impl Future<Output = Result<Taken, DbError>> + Send;
 
     /// Changes rows by state and epoch; returns the ids that changed. The others are stale.
     fn change(

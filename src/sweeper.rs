@@ -142,10 +142,11 @@ impl<I: Inbox> Sweeper<I> {
             idle: self.config.purge_interval.0,
             hint: &Notify::new(),
         };
+        // Only an operator makes such a row due.
         let due_of_none = Pace {
             sweep: "due",
             engine: "",
-            idle: self.config.idle_interval.0,
+            idle: self.config.idle_interval.0.saturating_mul(8),
             hint: &Notify::new(),
         };
         let lanes: Vec<_> = self

@@ -37,8 +37,8 @@ use self::plans::Planning;
 use self::statement::Schema;
 use super::{
     Change, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node, NodeIdentity,
-    OrderKey, Pooler, PositionView, Purged, Rekey, Retention, RowId, RowView, SchemaStatus,
-    StoredRow, Take, UniqueKey,
+    OrderKey, Pooler, PositionView, Purged, Rekey, Retention, RowId, RowView, SchemaStatus, Take,
+    Taken, UniqueKey,
 };
 use crate::finding::Finding;
 use crate::position::{Advance, Beginning, Partition, Standing, Stored};
@@ -318,7 +318,7 @@ impl Inbox for PostgresInbox {
         tx: &mut Tx,
         take: Take<'_>,
         blocking_dead: &[String],
-    ) -> Result<Vec<StoredRow>, DbError> {
+    ) -> Result<Taken, DbError> {
         drive::take(self, tx, take, blocking_dead).await
     }
 

@@ -152,6 +152,14 @@ pub struct Rekey<'a> {
     pub order: Option<&'a OrderKey>,
 }
 
+/// What was taken.
+#[derive(Debug, Default)]
+pub struct Taken {
+    pub rows: Vec<StoredRow>,
+    /// Something was changed on the way: the transaction is worth a commit even without a row.
+    pub changed: bool,
+}
+
 /// Which waiting rows to take.
 #[derive(Debug, Clone)]
 pub enum Take<'a> {

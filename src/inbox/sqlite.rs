@@ -31,7 +31,7 @@ use uuid::Uuid;
 use super::{
     Change, Class, Count, DbError, Existing, Filter, Inbox, InboxConfig, NewRow, Node,
     NodeIdentity, OrderKey, PositionView, Purged, Rekey, Retention, RowId, RowView, SchemaStatus,
-    StoredRow, Take, UniqueKey,
+    Take, Taken, UniqueKey,
 };
 use crate::finding::Finding;
 use crate::position::{Advance, Beginning, Partition, Standing, Stored};
@@ -204,15 +204,14 @@ impl Inbox for SqliteInbox {
         })
     }
 
-    async fn take(
-        &self,
-        tx: &mut Tx,
-        take: Take<'_>,
-        _: &[String],
-    ) -> Result<Vec<StoredRow>, DbError> {
-        drive::take(tx, take)
+    async fn take(&self, tx: &mut Tx, take: Take<'_>, _: &[String]) -> Result<Taken, DbError> {
+        let rows = drive::take(tx, take)
             .await
-            .map_err(DbError::of("inbox.take"))
+            .map_err(DbError::of("inbox.take"))?;
+        Ok(Taken {
+            rows,
+            changed: false,
+        })
     }
 
     async fn change(&self, tx: &mut Tx, changes: &[Change]) -> Result<Vec<RowId>, DbError> {

@@ -77,10 +77,11 @@ impl<I: Inbox> Intake<I> {
         ids: &mut Vec<RowId>,
     ) -> Result<Driven, DbError> {
         let mut tx = self.inbox.begin().await?;
-        let mut drives = self.take(&mut tx, take).await?;
+        let (mut drives, changed) = self.take(&mut tx, take).await?;
         if drives.is_empty() {
-            // Rows that were due too early may have given their due time back.
-            self.inbox.commit(tx).await?;
+            if changed {
+                self.inbox.commit(tx).await?;
+            }
             return Ok(Driven::default());
         }
         crash_point!("wake_claimed");
@@ -141,7 +142,7 @@ impl<I: Inbox> Intake<I> {
     /// Records the error that a row met alone; it is not tried.
     async fn refuse(&self, id: RowId, error: &DbError) -> Result<Driven, DbError> {
         let mut tx = self.inbox.begin().await?;
-        let drives = self.take(&mut tx, one_of(&[Woken::of(id)])).await?;
+        let (drives, _) = self.take(&mut tx, one_of(&[Woken::of(id)])).await?;
         let changes: Vec<Change> = drives
             .iter()
             .map(|drive| drive.change(drive.refused(error), false))
@@ -156,11 +157,13 @@ impl<I: Inbox> Intake<I> {
         })
     }
 
-    /// Those of the rows that this node can drive, locked and decoded again.
-    async fn take(&self, tx: &mut I::Tx, take: Take<'_>) -> Result<Vec<Drive>, DbError> {
-        let rows = self.inbox.take(tx, take, &self.blocking_scopes).await?;
+    /// Those of the rows that this node can drive, locked and decoded again; and whether something was changed on
+    /// the way.
+    async fn take(&self, tx: &mut I::Tx, take: Take<'_>) -> Result<(Vec<Drive>, bool), DbError> {
+        let taken = self.inbox.take(tx, take, &self.blocking_scopes).await?;
         let mut bytes = 0;
-        Ok(rows
+        let drives = taken
+            .rows
             .into_iter()
             .filter_map(|row| Drive::of(&self.routes, &self.engines, row))
             // Unpacked, they may be more than the page was bounded to; the next round takes the rest.
@@ -169,7 +172,8 @@ impl<I: Inbox> Intake<I> {
                 bytes += drive.size();
                 first || bytes <= self.config.max_batch_bytes.bytes()
             })
-            .collect())
+            .collect();
+        Ok((drives, taken.changed))
     }
 
     async fn change(&self, tx: &mut I::Tx, changes: &[Change]) -> Result<HashSet<RowId>, DbError> {

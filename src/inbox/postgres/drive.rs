@@ -14,7 +14,9 @@ use super::order::{self, is_head};
 use super::statement::statements;
 use super::{PostgresInbox, Tx};
 use crate::inbox::span::Times;
-use crate::inbox::{Change, DbError, OrderKey, Rekey, RowId, StateName, StoredRow, Take, text};
+use crate::inbox::{
+    Change, DbError, OrderKey, Rekey, RowId, StateName, StoredRow, Take, Taken, text,
+};
 use crate::units::Span;
 
 /// The columns of a row that was locked, with what fits into the bytes that were asked for.
@@ -121,8 +123,9 @@ pub(super) async fn take(
     tx: &mut Tx,
     take: Take<'_>,
     blocking_dead: &[String],
-) -> Result<Vec<StoredRow>, DbError> {
+) -> Result<Taken, DbError> {
     let statements = &inbox.inner.drive;
+    let mut changed = false;
     let (step, query) = match take {
         Take::Due {
             routes,
@@ -135,9 +138,13 @@ pub(super) async fn take(
             }
             let mut rows = order::heads(inbox, tx, &routes, blocking_dead).await?;
             let due = due::look(inbox, tx, &routes, blocking_dead, limit).await?;
+            changed = due.gave_back;
             rows.extend(due.rows);
             if rows.is_empty() {
-                return Ok(Vec::new());
+                return Ok(Taken {
+                    rows: Vec::new(),
+                    changed,
+                });
             }
             let query = sqlx::query(statements.take_due.clone())
                 .bind(rows)
@@ -159,7 +166,7 @@ pub(super) async fn take(
     let rows = query.try_map(|row: PgRow| stored_row(&row));
     let mut rows = inbox.within(step, rows.fetch_all(&mut **tx)).await?;
     take.tell_overdue(&mut rows);
-    Ok(rows)
+    Ok(Taken { rows, changed })
 }
 
 fn stored_row(row: &PgRow) -> Result<StoredRow, sqlx::Error> {

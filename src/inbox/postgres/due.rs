@@ -129,6 +129,8 @@ pub(super) struct Due {
     pub rows: Vec<Uuid>,
     /// Those of them that come first.
     pub ahead: Vec<Uuid>,
+    /// Some row lost its due time.
+    pub gave_back: bool,
 }
 
 pub(super) async fn look(
@@ -138,7 +140,7 @@ pub(super) async fn look(
     blocking_dead: &[String],
     limit: i64,
 ) -> Result<Due, DbError> {
-    let mut rows = oldest(inbox, tx, routes, blocking_dead, limit).await?;
+    let (mut rows, gave_back) = oldest(inbox, tx, routes, blocking_dead, limit).await?;
     let all_fit = i64::try_from(rows.len()).is_ok_and(|found| found <= limit);
     // Every other page is for the oldest alone: a few large rows that come first may fill one by their bytes.
     let ahead = if all_fit || !inbox.inner.due_places.turn() {
@@ -147,19 +149,23 @@ pub(super) async fn look(
         ahead(inbox, tx, routes, blocking_dead, limit / 2).await?
     };
     rows.extend(&ahead);
-    Ok(Due { rows, ahead })
+    Ok(Due {
+        rows,
+        ahead,
+        gave_back,
+    })
 }
 
-/// The heads among what has been due for longest.
+/// The heads among what has been due for longest, and whether others gave their due time back.
 async fn oldest(
     inbox: &PostgresInbox,
     tx: &mut Tx,
     routes: &[&str],
     blocking_dead: &[String],
     limit: i64,
-) -> Result<Vec<Uuid>, DbError> {
+) -> Result<(Vec<Uuid>, bool), DbError> {
     let statements = &inbox.inner.due;
-    let mut heads = Vec::new();
+    let (mut heads, mut gave_back) = (Vec::new(), false);
     for _ in 0..LOOKS {
         let query = sqlx::query_as(statements.due.clone())
             .bind(routes)
@@ -180,12 +186,13 @@ async fn oldest(
         let given = inbox
             .within("inbox.give_due_time_back", query.execute(&mut **tx))
             .await?;
+        gave_back |= given.rows_affected() > 0;
         let enough = i64::try_from(heads.len()).is_ok_and(|found| found >= limit);
         if enough || given.rows_affected() == 0 {
             break;
         }
     }
-    Ok(heads)
+    Ok((heads, gave_back))
 }
 
 /// Rows that somebody waits for, among the next few that are due.

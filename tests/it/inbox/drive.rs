@@ -95,7 +95,7 @@ async fn no_more_bytes_are_taken_than_asked_for_but_at_least_one_row<I: Kept>(fr
         let taken = due_bytes(inbox, &mut tx, 10, bytes).await;
         assert_eq!(taken.len(), rows, "{bytes} bytes");
         let taken = inbox.take(&mut tx, by_id(&woken, bytes), &[]).await;
-        assert_eq!(taken.unwrap().len(), rows, "{bytes} bytes, by id");
+        assert_eq!(taken.unwrap().rows.len(), rows, "{bytes} bytes, by id");
         inbox.commit(tx).await.unwrap();
     }
 }
@@ -142,7 +142,7 @@ async fn rows_are_taken_by_id_only_while_they_wait<I: Kept>(fresh: Fresh<I>) {
         .await
         .unwrap();
     inbox.commit(tx).await.unwrap();
-    let taken: Vec<RowId> = taken.iter().map(|row| row.id).collect();
+    let taken: Vec<RowId> = taken.rows.iter().map(|row| row.id).collect();
     assert_eq!(taken, [waits.id]);
 }
 

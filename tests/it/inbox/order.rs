@@ -108,7 +108,7 @@ async fn a_row_behind_another_is_not_taken_by_its_id_either() {
         .take(&mut tx, by_id(&woken, i64::MAX), &[])
         .await
         .unwrap();
-    let taken: Vec<RowId> = taken.iter().map(|row| row.id).collect();
+    let taken: Vec<RowId> = taken.rows.iter().map(|row| row.id).collect();
     assert_eq!(taken, [rows[0].id]);
 }
 
@@ -132,7 +132,7 @@ async fn a_dead_row_holds_its_key_only_in_a_scope_that_says_so() {
             bytes: i64::MAX,
         };
         let mut tx = inbox.begin().await.unwrap();
-        let rows = inbox.take(&mut tx, take, blocking).await.unwrap();
+        let rows = inbox.take(&mut tx, take, blocking).await.unwrap().rows;
         rows.iter().map(|row| row.id).collect()
     };
     assert_eq!(due(&["queue".to_owned()]).await, []);
@@ -244,7 +244,7 @@ async fn forgotten_heads_are_found_by_each_who_asks_for_other_routes() {
                 limit: 100,
                 bytes: i64::MAX,
             };
-            let rows = inbox.take(&mut tx, take, &[]).await.unwrap();
+            let rows = inbox.take(&mut tx, take, &[]).await.unwrap().rows;
             found.extend(rows.into_iter().map(|row| row.id));
         }
     }

@@ -143,7 +143,7 @@ async fn due_of<I: Inbox>(
         limit,
         bytes,
     };
-    inbox.take(tx, take, &[]).await.unwrap()
+    inbox.take(tx, take, &[]).await.unwrap().rows
 }
 
 /// The ids of what is due, in a transaction that changes nothing.
