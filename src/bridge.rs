@@ -155,8 +155,11 @@ where
         until_answered(board, async || inbox.beat(identity).await).await;
         for engine in &engines {
             let prospects = parts::prospects(&config, &routes, engine.name());
-            let limit = config.intake.transaction_timeout;
-            let look = async || parts::look_at(&inbox, &**engine, &prospects, limit).await;
+            let limit = config.intake.transaction_timeout.0;
+            let look = async || {
+                let look = parts::look_at(&inbox, &**engine, &prospects);
+                DbError::unless_late("engine look", limit, look).await
+            };
             say(engine.name(), &until_answered(board, look).await, board)?;
         }
         anyhow::Ok(())

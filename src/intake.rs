@@ -257,10 +257,7 @@ impl<I: Inbox> Intake<I> {
         transaction: impl Future<Output = Result<T, DbError>>,
     ) -> Result<T, DbError> {
         let limit = self.config.transaction_timeout.0;
-        match tokio::time::timeout(limit, transaction).await {
-            Ok(ended) => ended,
-            Err(_) => Err(DbError::timed_out("transaction")),
-        }
+        DbError::unless_late("transaction", limit, transaction).await
     }
 
     /// Steps 2 to 6 for items that were never stored: one transaction, or none if the database has lost commits.

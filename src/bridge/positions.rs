@@ -28,8 +28,7 @@ impl<I: Inbox> Lent<I> {
         step: &'static str,
         asked: impl Future<Output = Result<T, DbError>>,
     ) -> Result<T, Unanswered> {
-        let answered = tokio::time::timeout(self.limit.0, asked).await;
-        let answered = answered.unwrap_or_else(|_| Err(DbError::timed_out(step)));
+        let answered = DbError::unless_late(step, self.limit.0, asked).await;
         answered.map_err(|error| {
             metrics::db_error(error.class.as_str());
             error.into()

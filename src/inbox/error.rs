@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::future::Future;
+use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
@@ -62,10 +64,20 @@ impl DbError {
         }
     }
 
-    /// Nothing came back in time.
-    pub fn timed_out(step: &'static str) -> Self {
-        let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");
-        Self::of(step)(sqlx::Error::Io(cause))
+    /// How the work ends, or that it takes longer than `limit`: a machine that vanished never answers.
+    ///
+    /// # Errors
+    /// The work's own, or that nothing came back in time.
+    pub async fn unless_late<T>(
+        step: &'static str,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Self>>,
+    ) -> Result<T, Self> {
+        let late = |_| {
+            let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");
+            Err(Self::of(step)(sqlx::Error::Io(cause)))
+        };
+        tokio::time::timeout(limit, work).await.unwrap_or_else(late)
     }
 
     /// The server's code, such as SQLSTATE.

@@ -24,4 +24,4 @@ mod upgrade;
 mod values;
 mod waiting;
 
-pub use place::{Node, Place};
+pub use place::{Node, Place, delivery};

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use serde_json::json;
 use sluice::engine::sql::SqlOnPostgres;
 use sluice::engine::{Ask, Confirmed, Engine, EngineState, Matched};
@@ -15,7 +14,7 @@ use sluice::finding::Finding;
 use sluice::inbox::postgres::{PostgresInbox, Tx};
 use sluice::inbox::{DbError, Filter, Inbox, Retention, Woken};
 use sluice::intake::{Intake, IntakeConfig};
-use sluice::message::{Delivery, Envelope, Message, Receipt, Text, Undecodable};
+use sluice::message::{Message, Undecodable};
 use sluice::route::{Route, Routes};
 use sluice::shutdown::Shutdown;
 use sluice::source::OnUnrouted;
@@ -23,6 +22,7 @@ use sluice::sweeper::{Round, Sweeper, SweeperConfig};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use crate::engine::delivery;
 use crate::rig::{Database, Rig, eventually};
 
 /// Orders that are open take notes; looking for one may take long, or fail.
@@ -110,7 +110,7 @@ impl Shop {
 
 impl Node {
     async fn send(&self, route: &str, id: &str, payload: serde_json::Value) {
-        let delivery = delivery(route, id, &payload);
+        let delivery = delivery(0, route, id, &payload);
         self.intake.accept(vec![delivery]).await.unwrap();
     }
 
@@ -128,25 +128,6 @@ impl Node {
             (format!("{}{conflict}", row.dedup_key), is)
         });
         told.collect()
-    }
-}
-
-fn delivery(route: &str, id: &str, payload: &serde_json::Value) -> Delivery {
-    Delivery {
-        step: None,
-        source: Arc::from("test"),
-        payload: Bytes::from(payload.to_string()),
-        envelope: Envelope {
-            headers: vec![("route".to_owned(), Text::new(route.to_owned()))],
-            message_id: Some(id.to_owned()),
-            ..Envelope::default()
-        },
-        redelivered: false,
-        receipt: Receipt {
-            lane: 0,
-            incarnation: 0,
-            tag: 0,
-        },
     }
 }
 
@@ -262,7 +243,7 @@ async fn a_full_page_is_followed_by_the_next_at_once_and_no_row_by_itself() {
     let node = shop.node(&[("noted", "shop", "")], None).await;
     let page = SweeperConfig::default().limit;
     let deliveries = (0..=page)
-        .map(|n| delivery("noted", &n.to_string(), &json!({ "key": "nobody" })))
+        .map(|n| delivery(0, "noted", &n.to_string(), &json!({ "key": "nobody" })))
         .collect();
     node.intake.accept(deliveries).await.unwrap();
     shop.make_due().await;

@@ -74,13 +74,7 @@ where
         }
         let prospects = parts::prospects(config, routes, engine.name());
         let asked = patiently(async {
-            let seen = parts::look_at(
-                inbox,
-                &*engine,
-                &prospects,
-                config.intake.transaction_timeout,
-            )
-            .await;
+            let seen = parts::look_at(inbox, &*engine, &prospects).await;
             seen.map_err(told)
         });
         let (findings, foreseen) = match asked.await {

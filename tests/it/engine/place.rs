@@ -433,7 +433,7 @@ impl Node<'_> {
     }
 }
 
-fn delivery(tag: usize, route: &str, key: &str, payload: &Value) -> Delivery {
+pub fn delivery(tag: usize, route: &str, key: &str, payload: &Value) -> Delivery {
     Delivery {
         step: None,
         source: Arc::from("test"),
